@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# Sourced by the build scripts.  Progress and errors go to stderr; stdout is
+# for results only.
+
+top=$(cd "$(dirname "$0")" && git rev-parse --show-toplevel 2>/dev/null) ||
+	top=$(cd "$(dirname "$0")/.." && pwd)
+
+# die MESSAGE...: one line that says what is wrong and what to do.
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# step MESSAGE...: one line of progress.
+step() {
+	printf '==> %s\n' "$*" >&2
+}
+
+# cache_dir: where build products live, outside the tree.
+cache_dir() {
+	printf '%s\n' "${GUEST_LBR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/guest_lbr}"
+}
+
+# run_logged LOG MESSAGE CMD...: a quiet build step whose output is kept; on
+# failure its last lines are shown and the log is named.
+run_logged() {
+	log=$1
+	what=$2
+	shift 2
+	mkdir -p "$(dirname "$log")"
+	if ! "$@" >"$log" 2>&1 </dev/null; then
+		tail -n 25 "$log" >&2
+		die "$what failed; the whole log is $log"
+	fi
+}
+
+# publish LINK TARGET: make build/LINK point to a cached product.
+publish() {
+	mkdir -p "$top/build/$(dirname "$1")"
+	ln -sfn "$2" "$top/build/$1"
+}
+
+# need CMD...: every command must exist.
+need() {
+	for cmd; do
+		command -v "$cmd" >/dev/null 2>&1 ||
+			die "$cmd is missing; run 'make setup' (needs root or sudo)"
+	done
+}
