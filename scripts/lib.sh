@@ -22,6 +22,10 @@ cache_dir() {
 	printf '%s\n' "${GUEST_LBR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/guest_lbr}"
 }
 
+# Tools that scripts/setup built for us come first.
+PATH=$(cache_dir)/tools/bin:$PATH
+export PATH
+
 # run_logged LOG MESSAGE CMD...: a quiet build step whose output is kept; on
 # failure its last lines are shown and the log is named.
 run_logged() {

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The human front.  Kbuild (beside this file) is what the kernel's build system
+# reads; the work is done by the scripts named here.
+
+KDIR ?=
+LAB := cargo run --quiet --release --package lab --
+
+.PHONY: help setup kernel kernel-vanilla modules modules_install emu clients \
+	lab shell demo check lint bindings clean
+
+help: ## list the targets
+	@echo 'Two commands do all:'
+	@echo '  make demo            LBR in a KVM guest on an emulated Intel host, shown'
+	@echo '  make check           all tests'
+	@echo
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z_-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		expand -t 23
+	@echo
+	@echo 'Variables:'
+	@echo '  KDIR=DIR             build the module against this prepared kernel tree'
+	@echo '  KSRC=DIR             patch and build this kernel source instead of Debian'"'"'s'
+	@echo '  GUEST_LBR_CACHE=DIR  where build products are kept'
+
+setup: ## install what is missing on a bare Debian 12 or 13
+	@scripts/setup
+
+kernel: setup ## fetch, patch, configure and build the host kernel
+	@scripts/kernel/build
+
+kernel-vanilla: kernel ## the same kernel without our series, to compare with
+	@scripts/kernel/build --vanilla
+
+ifeq ($(KDIR),)
+modules: kernel ## build guest_lbr.ko (KDIR= for another kernel tree)
+	@scripts/module/build
+else
+modules:
+	@scripts/module/build "$(KDIR)"
+endif
+
+modules_install: modules ## install guest_lbr.ko for the kernel of KDIR (root)
+	@scripts/module/install "$(KDIR)"
+
+emu: setup ## build the emulated Intel host
+	@tools/emu/build
+
+clients: kernel kernel-vanilla ## build perf, workloads and selftests for the lab
+	@tools/perf/build
+	@tools/testing/build
+
+lab: modules emu clients
+
+shell: lab ## a console in the emulated host, with the module and perf in reach
+	@$(LAB) shell
+
+demo: lab ## profile a workload on the emulated host and in its guest
+	@$(LAB) demo
+
+check: lab ## all tests; the last line is the sum
+	@$(LAB) check
+
+lint: setup ## formatting and lints of all sources
+	@scripts/lint
+
+bindings: setup ## regenerate the Rust bindings of the contract header
+	@scripts/module/bindings
+
+clean: ## forget the build products of this tree (the cache stays)
+	rm -rf build target
