@@ -5,7 +5,7 @@
 KDIR ?=
 LAB := cargo run --quiet --release --package lab --
 
-.PHONY: help setup kernel kernel-vanilla modules modules_install emu clients \
+.PHONY: help setup kernel kernel-vanilla modules emu clients \
 	lab shell demo check lint bindings clean
 
 help: ## list the targets
@@ -38,9 +38,6 @@ else
 modules:
 	@scripts/module/build "$(KDIR)"
 endif
-
-modules_install: modules ## install guest_lbr.ko for the kernel of KDIR (root)
-	@scripts/module/install "$(KDIR)"
 
 emu: setup ## build the emulated Intel host
 	@tools/emu/build
