@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! DEBUGCTL.FREEZE_LBRS_ON_PMI for a guest with perfmon version 2: recording
+//! stops before the guest's PMI handler runs.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use kvm_selftests::guest::{self, Symbol};
+use kvm_selftests::host::Host;
+use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Branch, Geometry};
+use kvm_selftests::vm::{Vcpu, Vm};
+
+/// Branches until the counter overflows.
+const PERIOD: u64 = 50_000;
+const LVT_FIXED: u64 = guest::PMI_VECTOR as u64;
+
+/// Has the guest take branches until a PMI with this DEBUGCTL and LVTPC.
+fn take_pmi(vcpu: &mut Vcpu, debugctl: u64, lvtpc: u64) -> Result<()> {
+    let arg = u32::try_from(debugctl).context("DEBUGCTL of more than 32 bits")?;
+    for (msr, value) in [
+        (msr::GLOBAL_CTRL, 0),
+        (msr::X2APIC_SVR, 0x1ff),
+        (msr::X2APIC_LVTPC, lvtpc),
+        (msr::PMC0, PERIOD.wrapping_neg() & 0xffff_ffff),
+        (msr::PERFEVTSEL0, msr::BRANCHES_RETIRED_WITH_PMI),
+    ] {
+        vcpu.wrmsr(msr, value)??;
+    }
+    let count = vcpu.call(Symbol::WaitPmi, arg)?;
+    ensure!(count == 1, "{count} PMIs arrived, not one");
+    Ok(())
+}
+
+fn version(vm: &Vm) -> u32 {
+    vm.cpuid()
+        .as_slice()
+        .iter()
+        .find(|entry| entry.function == 0xa)
+        .map_or(0, |entry| entry.eax & 0xff)
+}
+
+/// Where a record's branch is.
+fn place(vcpu: &Vcpu, branch: &Branch) -> &'static str {
+    let within = |from, to| {
+        let range = vcpu.address(from)..vcpu.address(to);
+        range.contains(&branch.from) || range.contains(&branch.to)
+    };
+    if within(Symbol::Pmi, Symbol::PmiEnd) {
+        "handler"
+    } else if within(Symbol::WaitPmiLoop, Symbol::WaitPmiEnd) {
+        "loop"
+    } else {
+        "elsewhere"
+    }
+}
+
+fn places(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Vec<&'static str>> {
+    let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
+    Ok(branches.iter().map(|branch| place(vcpu, branch)).collect())
+}
+
+fn freezes(host: &Host, lvtpc: u64) -> Result<Verdict> {
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let version = version(&vm);
+    if !(2..=3).contains(&version) {
+        return skip(format!("perfmon version {version} has no legacy freeze"));
+    }
+    let mut vcpu = vm.vcpu(0)?;
+    let frozen = msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    for round in 0..3 {
+        take_pmi(&mut vcpu, msr::DEBUGCTL_LBR | frozen, lvtpc)?;
+        let found = vcpu.debugctl_at_pmi()?;
+        ensure!(
+            found == frozen,
+            "DEBUGCTL is {found:#x} in the PMI handler, not {frozen:#x}, round {round}"
+        );
+        let places = places(&mut vcpu, lbr)?;
+        ensure!(
+            places.iter().all(|place| *place == "loop"),
+            "records, newest first: {places:?}, round {round}"
+        );
+    }
+    PASS
+}
+
+fn goes_on(host: &Host, lvtpc: u64) -> Result<Verdict> {
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.vcpu(0)?;
+    take_pmi(&mut vcpu, msr::DEBUGCTL_LBR, lvtpc)?;
+    let found = vcpu.debugctl_at_pmi()?;
+    ensure!(
+        found == msr::DEBUGCTL_LBR,
+        "DEBUGCTL is {found:#x} in the PMI handler though freeze is off"
+    );
+    let places = places(&mut vcpu, lbr)?;
+    ensure!(
+        places.starts_with(&["handler", "handler"]) && places.ends_with(&["loop"]),
+        "records, newest first: {places:?}"
+    );
+    PASS
+}
+
+fn main() -> ExitCode {
+    Suite::new()
+        .case("interrupt_freezes", |host| freezes(host, LVT_FIXED))
+        .case("nmi_freezes", |host| freezes(host, msr::LVT_NMI))
+        .case("interrupt_goes_on", |host| goes_on(host, LVT_FIXED))
+        .case("nmi_goes_on", |host| goes_on(host, msr::LVT_NMI))
+        .main()
+}

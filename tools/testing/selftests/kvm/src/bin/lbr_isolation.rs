@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Two VMs and the host's own profiler share a CPU; nobody ever sees a branch of
+//! somebody else.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use kvm_selftests::guest::{Command, Symbol};
+use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Branch, Geometry};
+use kvm_selftests::perf::{HostLbr, Samples};
+use kvm_selftests::thread::VcpuThread;
+use kvm_selftests::vm::{Vcpu, Vm};
+
+/// Where the VMs are, far from each other and from all that the host runs.
+const BASES: [u64; 2] = [0x1000_0000_0000, 0x2000_0000_0000];
+/// How long each phase takes.
+const PHASE: Duration = Duration::from_millis(300);
+/// The phase after the last.
+const END: usize = 5;
+/// Between two phases.
+const GAP: usize = usize::MAX;
+
+/// What the host does in a phase, and whether a guest can record then.
+fn host_event(phase: usize, cpu: usize) -> Result<Option<HostLbr>> {
+    match phase {
+        1 => HostLbr::pinned(cpu).map(Some),
+        3 => HostLbr::flexible(cpu).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// What a guest saw in each phase.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Rounds after which all records were of that round.
+    full: usize,
+    /// Rounds after which there was none.
+    empty: usize,
+}
+
+/// Takes branches and looks at the records, round by round, until the end.
+fn guest(vcpu: &mut Vcpu, lbr: Geometry, phase: &AtomicUsize) -> Result<[Seen; END]> {
+    let mut commands: Vec<_> = (msr::LBR_FROM..msr::LBR_FROM + lbr.depth)
+        .chain(msr::LBR_TO..msr::LBR_TO + lbr.depth)
+        .map(|register| Command::Wrmsr(register, 0))
+        .collect();
+    commands.extend([
+        Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
+        Command::Call(Symbol::Spin, 50_000),
+        Command::Wrmsr(msr::DEBUGCTL, 0),
+    ]);
+    let mut seen = [Seen::default(); END];
+    loop {
+        let before = phase.load(Ordering::Acquire);
+        if before == END {
+            return Ok(seen);
+        }
+        for outcome in vcpu.run(&commands)? {
+            outcome?;
+        }
+        let snapshot = vcpu.guest_snapshot(lbr)?;
+        let branches = snapshot.branches(lbr);
+        let is_empty = |branch: &Branch| branch.from == 0 && branch.to == 0;
+        for branch in branches.iter().filter(|branch| !is_empty(branch)) {
+            ensure!(
+                vcpu.owns(branch.from) && vcpu.owns(branch.to),
+                "a guest sees {branch} in phase {before}"
+            );
+        }
+        if phase.load(Ordering::Acquire) != before {
+            continue;
+        }
+        let Some(seen) = seen.get_mut(before) else {
+            continue;
+        };
+        if branches.iter().all(is_empty) {
+            seen.empty += 1;
+        } else if !branches.iter().any(is_empty) {
+            seen.full += 1;
+        }
+    }
+}
+
+type Guests = Vec<(VcpuThread, Receiver<Result<[Seen; END]>>)>;
+
+/// Lets the phases pass; returns what the host's profilers saw.
+fn phases(cpu: usize, phase: &AtomicUsize, guests: &Guests) -> Result<Vec<Samples>> {
+    let mut all = vec![];
+    for number in 0..END {
+        let mut event = host_event(number, cpu)?;
+        phase.store(number, Ordering::Release);
+        let end = Instant::now() + PHASE;
+        let mut samples = Samples::default();
+        while Instant::now() < end {
+            if let Some(event) = &mut event {
+                samples.extend(event.drain()?);
+            }
+            for (_, result) in guests {
+                if let Ok(early) = result.try_recv() {
+                    early?;
+                    bail!("a guest ended early");
+                }
+            }
+        }
+        phase.store(GAP, Ordering::Release);
+        all.push(samples);
+    }
+    Ok(all)
+}
+
+fn share_a_cpu(host: &Host) -> Result<Verdict> {
+    let cpu = *cpus()?.first().context("no CPU")?;
+    pin_to(cpu)?;
+    let lbr = host.lbr()?;
+    let phase = Arc::new(AtomicUsize::new(GAP));
+    let vms = BASES
+        .into_iter()
+        .map(|base| Vm::at(host, base))
+        .collect::<Result<Vec<_>>>()?;
+    let mut guests: Guests = vec![];
+    for vm in &vms {
+        let thread = VcpuThread::start(vm.vcpu(0)?, cpu)?;
+        let theirs = Arc::clone(&phase);
+        let result = thread.spawn(move |vcpu| guest(vcpu, lbr, &theirs))?;
+        guests.push((thread, result));
+    }
+    let samples = phases(cpu, &phase, &guests);
+    phase.store(END, Ordering::Release);
+    let samples = samples?;
+
+    for (thread, result) in &guests {
+        let seen = result.recv()??;
+        println!("# guest {seen:?}");
+        for free in [0, 2, 4] {
+            ensure!(
+                seen[free].full > 0,
+                "a guest recorded nothing in phase {free}"
+            );
+        }
+        ensure!(
+            seen[1].empty > 0 && seen[1].full == 0,
+            "a guest records beside a pinned host event: {:?}",
+            seen[1]
+        );
+        let vcpu = thread.vcpu()?;
+        for branch in samples.iter().flat_map(|samples| &samples.branches) {
+            ensure!(
+                !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
+                "the host recorded a guest's {branch}"
+            );
+        }
+    }
+    let pinned = &samples[1];
+    println!(
+        "# host {} samples, {} records; flexible {} samples",
+        pinned.count,
+        pinned.branches.len(),
+        samples[3].count
+    );
+    ensure!(
+        pinned.count > 0 && pinned.branches.len() >= pinned.count,
+        "the host got {} samples with {} records",
+        pinned.count,
+        pinned.branches.len()
+    );
+    PASS
+}
+
+fn main() -> ExitCode {
+    Suite::new()
+        .case("two_vms_and_host_share_a_cpu", share_a_cpu)
+        .builtin_fails("guests and host use the LBR at the same time")
+        .main()
+}

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Access to the LBR registers: who may read and write what, and that all is
+//! read back exactly.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Result};
+use kvm_selftests::guest::{Command, GP};
+use kvm_selftests::host::Host;
+use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::vm::{Vcpu, Vm};
+
+/// A write that must be refused.
+struct Refused {
+    name: &'static str,
+    msr: fn(Geometry) -> u32,
+    value: fn(Geometry) -> u64,
+    only: fn(Geometry) -> bool,
+}
+
+const ALL: fn(Geometry) -> bool = |_| true;
+const INFO: fn(Geometry) -> bool = Geometry::has_info;
+/// FROM has no flags in its upper bits, so it must be canonical.
+const PLAIN_FROM: fn(Geometry) -> bool = |lbr| !matches!(lbr.format, 3 | 4 | 6);
+
+const REFUSED: &[Refused] = &[
+    row("select_bit_10", |_| msr::LBR_SELECT, |_| 1 << 10, ALL),
+    row("select_bit_31", |_| msr::LBR_SELECT, |_| 1 << 31, ALL),
+    row("select_bit_63", |_| msr::LBR_SELECT, |_| 1 << 63, ALL),
+    row(
+        "tos_is_depth",
+        |_| msr::LBR_TOS,
+        |lbr| u64::from(lbr.depth),
+        ALL,
+    ),
+    row("tos_bit_63", |_| msr::LBR_TOS, |_| 1 << 63, ALL),
+    row(
+        "from_noncanonical",
+        |_| msr::LBR_FROM,
+        |_| 1 << 47,
+        PLAIN_FROM,
+    ),
+    row(
+        "from_last_noncanonical",
+        |lbr| msr::LBR_FROM + lbr.depth - 1,
+        |_| 0x8000_0000_0000_0000,
+        PLAIN_FROM,
+    ),
+    row("to_noncanonical", |_| msr::LBR_TO, |_| 1 << 62, ALL),
+    row(
+        "to_last_noncanonical",
+        |lbr| msr::LBR_TO + lbr.depth - 1,
+        |_| 0xffff_0000_0000_0000,
+        ALL,
+    ),
+    row("info_bit_16", |_| msr::LBR_INFO, |_| 1 << 16, INFO),
+    row("info_bit_60", |_| msr::LBR_INFO, |_| 1 << 60, INFO),
+    row(
+        "info_last_bit_32",
+        |lbr| msr::LBR_INFO + lbr.depth - 1,
+        |_| 1 << 32,
+        INFO,
+    ),
+    row("debugctl_bit_6", |_| msr::DEBUGCTL, |_| 1 << 6, ALL),
+    row("debugctl_bit_7", |_| msr::DEBUGCTL, |_| 1 << 7 | 1, ALL),
+    row("debugctl_bit_12", |_| msr::DEBUGCTL, |_| 1 << 12 | 1, ALL),
+    row("debugctl_bit_16", |_| msr::DEBUGCTL, |_| 1 << 16 | 1, ALL),
+    row("debugctl_bit_63", |_| msr::DEBUGCTL, |_| 1 << 63, ALL),
+];
+
+const fn row(
+    name: &'static str,
+    msr: fn(Geometry) -> u32,
+    value: fn(Geometry) -> u64,
+    only: fn(Geometry) -> bool,
+) -> Refused {
+    Refused {
+        name,
+        msr,
+        value,
+        only,
+    }
+}
+
+/// A register behind the last record.
+struct Beyond {
+    name: &'static str,
+    base: u32,
+    only: fn(Geometry) -> bool,
+}
+
+const BEYOND: &[Beyond] = &[
+    Beyond {
+        name: "from",
+        base: msr::LBR_FROM,
+        only: ALL,
+    },
+    Beyond {
+        name: "to",
+        base: msr::LBR_TO,
+        only: ALL,
+    },
+    Beyond {
+        name: "info",
+        base: msr::LBR_INFO,
+        only: INFO,
+    },
+];
+
+fn vcpu(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let vcpu = vm.vcpu(0)?;
+    Ok((vm, vcpu, lbr))
+}
+
+fn format_zero_turns_off(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let caps = host.perf_capabilities()?;
+    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
+    for register in lbr.registers() {
+        ensure!(
+            vcpu.rdmsr(register)? == Err(GP),
+            "the guest reads MSR {register:#x} without LBR"
+        );
+        ensure!(
+            vcpu.wrmsr(register, 1)? == Err(GP),
+            "the guest writes MSR {register:#x} without LBR"
+        );
+        ensure!(
+            !vcpu.set_msr(register, 1)?,
+            "userspace writes MSR {register:#x} without LBR"
+        );
+    }
+    // Dropped, as for every feature that the vCPU lacks.
+    vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    ensure!(
+        vcpu.rdmsr(msr::DEBUGCTL)? == Ok(0),
+        "DEBUGCTL.LBR can be set without LBR"
+    );
+    PASS
+}
+
+fn userspace_debugctl_without_lbr(host: &Host) -> Result<Verdict> {
+    let (_vm, vcpu, _) = vcpu(host)?;
+    let caps = host.perf_capabilities()?;
+    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
+    for bit in [msr::DEBUGCTL_LBR, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI] {
+        ensure!(
+            !vcpu.set_msr(msr::DEBUGCTL, bit)?,
+            "userspace sets DEBUGCTL bit {bit:#x} without LBR"
+        );
+    }
+    vcpu.must_set_msr(msr::DEBUGCTL, 0)?;
+    PASS
+}
+
+fn format_host_turns_on(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let caps = host.perf_capabilities()?;
+    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
+    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps)?;
+    ensure!(
+        vcpu.rdmsr(msr::PERF_CAPABILITIES)?? & msr::LBR_FMT == lbr.format,
+        "the guest sees another format"
+    );
+    for register in lbr.registers() {
+        ensure!(
+            vcpu.rdmsr(register)? == Ok(0),
+            "MSR {register:#x} is not 0 in a new guest"
+        );
+    }
+    PASS
+}
+
+fn other_formats(host: &Host) -> Result<Verdict> {
+    let (_vm, vcpu, lbr) = vcpu(host)?;
+    let caps = host.perf_capabilities()? & !msr::LBR_FMT;
+    for format in (1..=msr::LBR_FMT).filter(|format| *format != lbr.format) {
+        ensure!(
+            !vcpu.set_msr(msr::PERF_CAPABILITIES, caps | format)?,
+            "LBR_FMT {format} is accepted"
+        );
+    }
+    PASS
+}
+
+fn other_model(host: &Host) -> Result<Verdict> {
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let mut cpuid = vm.cpuid();
+    for entry in cpuid.as_mut_slice() {
+        if entry.function == 1 {
+            entry.eax ^= 0x10;
+        }
+    }
+    let mut vcpu = vm.vcpu_with_cpuid(0, &cpuid)?;
+    ensure!(
+        !vcpu.set_msr(msr::PERF_CAPABILITIES, host.perf_capabilities()?)?,
+        "a guest of another CPU model may have LBR"
+    );
+    for register in [msr::LBR_TOS, msr::LBR_FROM] {
+        ensure!(
+            vcpu.rdmsr(register)? == Err(GP),
+            "a guest of another CPU model reads MSR {register:#x}"
+        );
+        ensure!(
+            !vcpu.set_msr(register, 1)?,
+            "userspace writes MSR {register:#x}, depth {}",
+            lbr.depth
+        );
+    }
+    PASS
+}
+
+fn refused_for_guest(host: &Host, row: &Refused, recording: bool) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    if !(row.only)(lbr) {
+        return skip(format!("format {} has no such rule", lbr.format));
+    }
+    let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
+    if recording {
+        vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    }
+    let commands = [
+        Command::Wrmsr(msr::DEBUGCTL, 0),
+        Command::Rdmsr(register),
+        Command::Wrmsr(register, value),
+        Command::Rdmsr(register),
+    ];
+    let outcomes = vcpu.run(&commands)?;
+    ensure!(
+        outcomes[2] == Err(GP),
+        "WRMSR {register:#x} of {value:#x} gave {:x?}",
+        outcomes[2]
+    );
+    ensure!(outcomes[1] == outcomes[3], "the refused value was kept");
+    PASS
+}
+
+fn refused_for_userspace(host: &Host, row: &Refused, after_run: bool) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    if !(row.only)(lbr) {
+        return skip(format!("format {} has no such rule", lbr.format));
+    }
+    let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
+    if after_run {
+        vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    }
+    let before = vcpu.get_msr(register)?;
+    ensure!(
+        !vcpu.set_msr(register, value)?,
+        "KVM_SET_MSRS accepted {value:#x} for MSR {register:#x}"
+    );
+    ensure!(
+        vcpu.get_msr(register)? == before,
+        "the refused value was kept"
+    );
+    PASS
+}
+
+fn beyond_depth(host: &Host, row: &Beyond) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    if !(row.only)(lbr) {
+        return skip(format!("format {} has no such registers", lbr.format));
+    }
+    let register = row.base + lbr.depth;
+    vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    ensure!(
+        vcpu.rdmsr(register - 1)?.is_ok(),
+        "the guest cannot read the last register {:#x}",
+        register - 1
+    );
+    ensure!(
+        vcpu.rdmsr(register)? == Err(GP),
+        "the guest reads MSR {register:#x}"
+    );
+    ensure!(
+        vcpu.wrmsr(register, 0)? == Err(GP),
+        "the guest writes MSR {register:#x}"
+    );
+    ensure!(
+        !vcpu.set_msr(register, 1)?,
+        "userspace writes MSR {register:#x}"
+    );
+    PASS
+}
+
+fn set_get_before_run(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let written = Snapshot::pattern(lbr, 1);
+    vcpu.set_snapshot(lbr, &written)?;
+    written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    written.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+fn set_get_after_run(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.guest_snapshot(lbr)?;
+    for seed in [2, 3] {
+        let written = Snapshot::pattern(lbr, seed);
+        vcpu.set_snapshot(lbr, &written)?;
+        written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+        written.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    }
+    PASS
+}
+
+fn guest_writes_userspace_reads(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let written = Snapshot::pattern(lbr, 5);
+    let commands: Vec<_> = lbr
+        .registers()
+        .into_iter()
+        .zip(written.values())
+        .map(|(msr, value)| Command::Wrmsr(msr, value))
+        .collect();
+    for outcome in vcpu.run(&commands)? {
+        outcome?;
+    }
+    written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    written.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+fn debugctl_round_trip(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, _) = vcpu(host)?;
+    let both = msr::DEBUGCTL_LBR | msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    for value in [both, msr::DEBUGCTL_LBR, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI, 0] {
+        vcpu.must_set_msr(msr::DEBUGCTL, value)?;
+        ensure!(
+            vcpu.get_msr(msr::DEBUGCTL)? == Some(value),
+            "KVM_GET_MSRS does not return {value:#x}"
+        );
+        ensure!(
+            vcpu.rdmsr(msr::DEBUGCTL)? == Ok(value),
+            "the guest does not read {value:#x}"
+        );
+        vcpu.wrmsr(msr::DEBUGCTL, value ^ both)??;
+        ensure!(
+            vcpu.get_msr(msr::DEBUGCTL)? == Some(value ^ both),
+            "KVM_GET_MSRS does not return what the guest wrote"
+        );
+    }
+    PASS
+}
+
+fn empty_at_first(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+fn main() -> ExitCode {
+    const LOST: &str = "accesses are dropped while its event is not ACTIVE";
+    const UNCHECKED: &str = "values are not checked";
+    let mut suite = Suite::new();
+    suite
+        .case("format_zero_turns_off", format_zero_turns_off)
+        .case("format_host_turns_on", format_host_turns_on)
+        .case("other_formats_refused", other_formats)
+        .case("other_model_refused", other_model)
+        .case(
+            "userspace_debugctl_without_lbr_refused",
+            userspace_debugctl_without_lbr,
+        )
+        .builtin_fails("accepted, and guest branches land in the host's records");
+    for row in BEYOND {
+        suite.case(format!("beyond_depth_{}", row.name), |host| {
+            beyond_depth(host, row)
+        });
+    }
+    for row in REFUSED {
+        suite
+            .case(format!("guest_{}", row.name), |host| {
+                refused_for_guest(host, row, false)
+            })
+            .builtin_fails(UNCHECKED)
+            .case(format!("guest_recorded_{}", row.name), |host| {
+                refused_for_guest(host, row, true)
+            })
+            .builtin_fails(UNCHECKED)
+            .case(format!("userspace_{}", row.name), |host| {
+                refused_for_userspace(host, row, false)
+            })
+            .builtin_fails(UNCHECKED)
+            .case(format!("userspace_after_run_{}", row.name), |host| {
+                refused_for_userspace(host, row, true)
+            })
+            .builtin_fails(UNCHECKED);
+    }
+    suite
+        .case("empty_at_first", empty_at_first)
+        .case("set_get_before_run", set_get_before_run)
+        .builtin_fails(LOST)
+        .case("set_get_after_run", set_get_after_run)
+        .builtin_fails(LOST)
+        .case("guest_writes_userspace_reads", guest_writes_userspace_reads)
+        .builtin_fails(LOST)
+        .case("debugctl_round_trip", debugctl_round_trip);
+    suite.main()
+}

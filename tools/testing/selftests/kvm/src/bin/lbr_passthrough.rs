@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A guest that uses the LBR has it: its accesses cause no exit, and its records
+//! are its own branches, in order, and no others.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Result};
+use kvm_selftests::guest::{self, Command, Symbol};
+use kvm_selftests::host::Host;
+use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Branch, Geometry};
+use kvm_selftests::vm::{Vcpu, Vm, EXIT_NOISE};
+
+const CPL_EQ_0: u64 = 1 << 0;
+const CPL_NEQ_0: u64 = 1 << 1;
+const EN_CALLSTACK: u64 = 1 << 9;
+/// All but calls and returns.
+const NO_CALL_OR_RETURN: u64 = 1 << 2 | 1 << 6 | 1 << 7 | 1 << 8;
+
+fn vcpu(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
+    let vm = Vm::new(host)?;
+    let vcpu = vm.vcpu(0)?;
+    Ok((vm, vcpu, host.lbr()?))
+}
+
+fn no_exits(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    // Touch all memory before anything is counted.
+    vcpu.exits_of(&[Command::Rdmsr(msr::DEBUGCTL); 500])?;
+    let first = vcpu.exits_of(&[Command::Rdmsr(msr::LBR_TOS)])?;
+    ensure!(first > 0, "the first access caused no exit");
+    vcpu.expect_passthrough(lbr)?;
+    let writes: Vec<_> = lbr
+        .registers()
+        .into_iter()
+        .map(|register| Command::Wrmsr(register, 1))
+        .collect();
+    let exits = vcpu.exits_of(&writes)?;
+    ensure!(
+        exits <= EXIT_NOISE,
+        "{exits} exits by writing LBR registers"
+    );
+    let always = [Command::Rdmsr(msr::DEBUGCTL); 100];
+    let exits = vcpu.exits_of(&always)?;
+    ensure!(exits >= 100, "DEBUGCTL is not intercepted: {exits} exits");
+    PASS
+}
+
+fn jumps(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+    for round in 1..=3 {
+        vcpu.call(Symbol::Jumps, 0)?;
+        let seen = vcpu.guest_snapshot(lbr)?;
+        let tos = round * guest::JUMPS % u64::from(lbr.depth);
+        ensure!(seen.tos == tos, "LBR_TOS is {}, not {tos}", seen.tos);
+        expect_branches(&expected, &seen.branches(lbr))?;
+        seen.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    }
+    PASS
+}
+
+fn expect_branches(expected: &[Branch], seen: &[Branch]) -> Result<()> {
+    for (age, (expected, seen)) in expected.iter().zip(seen).enumerate() {
+        ensure!(
+            expected == seen,
+            "record {age} (0 is the newest) is {seen}, not {expected}"
+        );
+    }
+    Ok(())
+}
+
+/// What remains of one branch of each kind if LBR_SELECT is `select`.
+fn select(host: &Host, select: u64) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.wrmsr(msr::LBR_SELECT, select)??;
+    vcpu.call(Symbol::Mixed, 0)?;
+    let seen = vcpu.guest_snapshot(lbr)?;
+    let mut expected: Vec<_> = guest::kinds()
+        .into_iter()
+        .filter(|kind| select & (CPL_EQ_0 | 1 << kind.bit) == 0)
+        .map(|kind| Branch {
+            from: vcpu.code_address(kind.from),
+            to: vcpu.code_address(kind.to),
+        })
+        .collect();
+    ensure!(
+        seen.tos == expected.len() as u64,
+        "{} branches recorded, not {}: {:x?}",
+        seen.tos,
+        expected.len(),
+        seen.branches(lbr)
+    );
+    expected.reverse();
+    expect_branches(&expected, &seen.branches(lbr))?;
+    PASS
+}
+
+fn call_stack(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.wrmsr(msr::LBR_SELECT, EN_CALLSTACK | NO_CALL_OR_RETURN)??;
+    // As many returns as calls: nothing is left.
+    vcpu.call(Symbol::Mixed, 0)?;
+    let seen = vcpu.guest_snapshot(lbr)?;
+    ensure!(
+        seen.tos == 0,
+        "LBR_TOS is {} after balanced calls",
+        seen.tos
+    );
+    PASS
+}
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite
+        .case("no_exits", no_exits)
+        .case("jumps", jumps)
+        .case("select_nothing_suppressed", |host| select(host, 0))
+        .case("select_cpl_eq_0", |host| select(host, CPL_EQ_0))
+        .case("select_cpl_neq_0", |host| select(host, CPL_NEQ_0));
+    for (bit, name) in [
+        (2, "jcc"),
+        (3, "near_rel_call"),
+        (4, "near_ind_call"),
+        (5, "near_ret"),
+        (6, "near_ind_jmp"),
+        (7, "near_rel_jmp"),
+        (8, "far_branch"),
+    ] {
+        suite.case(format!("select_{name}"), move |host| select(host, 1 << bit));
+    }
+    suite.case("call_stack", call_stack);
+    suite.main()
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The host takes the LBR from a running guest by an event pinned to the CPU:
+//! both sides keep what is theirs, and the guest gets it back.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use kvm_selftests::guest::{Command, Symbol};
+use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::perf::{HostLbr, Samples, TraceCount};
+use kvm_selftests::thread::VcpuThread;
+use kvm_selftests::vm::{Stop, Vcpu, Vm};
+
+/// How long the host profiles, and how long the guest may take to get the LBR
+/// back.
+const HOST_PROFILES: Duration = Duration::from_millis(30);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes branches on the host for a while; returns the samples of them.
+fn profile(event: &mut HostLbr) -> Result<Samples> {
+    let end = Instant::now() + HOST_PROFILES;
+    let mut samples = Samples::default();
+    while Instant::now() < end {
+        samples.extend(event.drain()?);
+    }
+    Ok(samples)
+}
+
+/// Fails if the host recorded nothing, or something of the guest's.
+fn expect_host_only(samples: &Samples, vcpu: &Vcpu) -> Result<()> {
+    ensure!(samples.count > 0, "the host got no samples");
+    ensure!(
+        samples.branches.len() >= samples.count,
+        "the host got {} samples with {} records",
+        samples.count,
+        samples.branches.len()
+    );
+    for branch in &samples.branches {
+        ensure!(
+            !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
+            "the host recorded the guest's {branch}"
+        );
+    }
+    Ok(())
+}
+
+/// Waits until the guest's accesses are passed through again.
+fn await_return(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match vcpu.expect_passthrough(lbr) {
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("{PATIENCE:?} after the host let go")));
+            }
+            Err(_) => {}
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry, usize)> {
+    let cpu = *cpus()?.first().context("no CPU")?;
+    pin_to(cpu)?;
+    let vm = Vm::new(host)?;
+    let vcpu = vm.vcpu(0)?;
+    Ok((vm, vcpu, host.lbr()?, cpu))
+}
+
+/// Taken while recording is off: all registers stay as they are.
+fn idle(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    vcpu.expect_passthrough(lbr)?;
+    let before = vcpu.guest_snapshot(lbr)?;
+
+    let mut event = HostLbr::pinned(cpu)?;
+    let mut samples = profile(&mut event)?;
+    before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    vcpu.expect_intercepted(lbr)?;
+    samples.extend(profile(&mut event)?);
+    expect_host_only(&samples, &vcpu)?;
+
+    drop(event);
+    await_return(&mut vcpu, lbr)?;
+    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    expect_records_again(&mut vcpu, lbr)
+}
+
+fn expect_records_again(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Verdict> {
+    vcpu.call(Symbol::Jumps, 0)?;
+    let seen = vcpu.guest_snapshot(lbr)?.branches(lbr);
+    let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+    ensure!(seen == expected, "newest record {}", seen[0]);
+    PASS
+}
+
+/// Taken while recording is on: the guest still reads DEBUGCTL.LBR as 1, nothing
+/// is recorded, and recording goes on when the LBR is back.
+fn recording(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    let expected = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr);
+    let spin = Command::Call(Symbol::Spin, 10_000);
+    let stop = vcpu.start(&[
+        Command::Call(Symbol::JumpsOn, 0),
+        spin,
+        Command::Rdmsr(msr::DEBUGCTL),
+    ])?;
+    ensure!(stop == Stop::Yield, "the guest did not yield");
+    let before = vcpu.host_snapshot(lbr)?;
+    ensure!(
+        before.branches(lbr) == expected,
+        "userspace sees other records than the guest's jumps"
+    );
+
+    let mut event = HostLbr::pinned(cpu)?;
+    let mut samples = profile(&mut event)?;
+    ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
+    let outcomes = vcpu.outcomes(3)?;
+    ensure!(
+        outcomes[2] == Ok(msr::DEBUGCTL_LBR),
+        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[2]
+    );
+    ensure!(
+        vcpu.get_msr(msr::DEBUGCTL)? == Some(msr::DEBUGCTL_LBR),
+        "userspace reads DEBUGCTL.LBR as clear"
+    );
+    before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    samples.extend(profile(&mut event)?);
+    expect_host_only(&samples, &vcpu)?;
+
+    drop(event);
+    let end = Instant::now() + PATIENCE;
+    while vcpu.host_snapshot(lbr)? == before {
+        ensure!(
+            Instant::now() < end,
+            "nothing recorded {PATIENCE:?} after the host let go"
+        );
+        vcpu.run(&[spin])?;
+    }
+    ensure!(
+        vcpu.rdmsr(msr::DEBUGCTL)? == Ok(msr::DEBUGCTL_LBR),
+        "DEBUGCTL.LBR got lost"
+    );
+    expect_own(&vcpu, &vcpu.host_snapshot(lbr)?, lbr)?;
+    vcpu.wrmsr(msr::DEBUGCTL, 0)??;
+    expect_records_again(&mut vcpu, lbr)
+}
+
+fn expect_own(vcpu: &Vcpu, seen: &Snapshot, lbr: Geometry) -> Result<()> {
+    for branch in seen.branches(lbr) {
+        ensure!(
+            vcpu.owns(branch.from) && vcpu.owns(branch.to),
+            "the guest sees {branch}"
+        );
+    }
+    Ok(())
+}
+
+/// What the guest and userspace write while the host has the LBR is there when
+/// it is back.
+fn written_meanwhile(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    let mut event = HostLbr::pinned(cpu)?;
+    let mut samples = profile(&mut event)?;
+    let by_userspace = Snapshot::pattern(lbr, 1);
+    vcpu.set_snapshot(lbr, &by_userspace)?;
+    by_userspace.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    let by_guest = Snapshot::pattern(lbr, 2);
+    let writes: Vec<_> = lbr
+        .registers()
+        .into_iter()
+        .zip(by_guest.values())
+        .map(|(register, value)| Command::Wrmsr(register, value))
+        .collect();
+    for outcome in vcpu.run(&writes)? {
+        outcome?;
+    }
+    by_guest.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    samples.extend(profile(&mut event)?);
+    expect_host_only(&samples, &vcpu)?;
+    drop(event);
+    await_return(&mut vcpu, lbr)?;
+    by_guest.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+/// A host event that is there first: the guest never gets the LBR, yet all that
+/// it writes reads back.
+fn host_was_first(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    let mut event = HostLbr::pinned(cpu)?;
+    let mut samples = profile(&mut event)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    vcpu.expect_intercepted(lbr)?;
+    samples.extend(profile(&mut event)?);
+    expect_host_only(&samples, &vcpu)?;
+    drop(event);
+    await_return(&mut vcpu, lbr)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    expect_records_again(&mut vcpu, lbr)
+}
+
+/// A guest that comes after the host finds nothing of it.
+fn host_was_before(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    let mut event = HostLbr::pinned(cpu)?;
+    let samples = profile(&mut event)?;
+    ensure!(samples.count > 0, "the host got no samples");
+    drop(event);
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    vcpu.expect_passthrough(lbr)?;
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+/// A flexible host event does not take the LBR from a guest.
+fn flexible_waits(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    let before = vcpu.guest_snapshot(lbr)?;
+    let mut event = HostLbr::flexible(cpu)?;
+    vcpu.expect_passthrough(lbr)?;
+    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    for branch in event.drain()?.branches {
+        ensure!(
+            !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
+            "the host recorded the guest's {branch}"
+        );
+    }
+    PASS
+}
+
+/// Taken by another CPU while the guest runs.
+fn by_ipi(host: &Host) -> Result<Verdict> {
+    let [cpu, other, ..] = cpus()?[..] else {
+        return skip("needs two CPUs");
+    };
+    pin_to(other)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, cpu)?;
+    thread.run(|vcpu| vcpu.call(Symbol::Jumps, 0))?;
+    let mut lost = TraceCount::start("guest_lbr_lost", &[cpu])?;
+    let guest = thread.spawn(|vcpu| {
+        vcpu.run(&[
+            Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
+            Command::Call(Symbol::Spin, 4_000_000),
+            Command::Rdmsr(msr::DEBUGCTL),
+            Command::Wrmsr(msr::DEBUGCTL, 0),
+        ])
+    })?;
+    // The guest is somewhere in its loop.
+    std::thread::sleep(Duration::from_millis(20));
+    let mut event = HostLbr::pinned(cpu)?;
+    let outcomes = guest.recv()??;
+    ensure!(lost.count()? > 0, "the guest did not lose the LBR");
+    ensure!(
+        outcomes[2] == Ok(msr::DEBUGCTL_LBR),
+        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[2]
+    );
+    std::thread::sleep(HOST_PROFILES);
+    let samples = event.drain()?;
+    let vcpu = thread.vcpu()?;
+    expect_host_only(&samples, &vcpu)?;
+    expect_own(&vcpu, &vcpu.host_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+fn main() -> ExitCode {
+    const BOTH: &str = "guest and host use the LBR at the same time";
+    let mut suite = Suite::new();
+    suite
+        .case("idle", idle)
+        .builtin_fails(BOTH)
+        .case("recording", recording)
+        .builtin_fails(BOTH)
+        .case("written_meanwhile", written_meanwhile)
+        .builtin_fails(BOTH)
+        .case("host_was_first", host_was_first)
+        .builtin_fails(BOTH)
+        .case("host_was_before", host_was_before)
+        .builtin_fails("LBR_TOS keeps the host's value")
+        .case("flexible_waits", flexible_waits)
+        .case("by_ipi", by_ipi)
+        .builtin_fails(BOTH);
+    suite.main()
+}

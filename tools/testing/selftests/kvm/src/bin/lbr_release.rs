@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A guest that does not use the LBR for a scheduling slice gives it back, and
+//! loses nothing by that.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use kvm_selftests::guest::{Command, Symbol};
+use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::perf::TraceCount;
+use kvm_selftests::thread::Competitor;
+use kvm_selftests::vm::{Vcpu, Vm};
+
+/// Long enough to be scheduled out a few times if somebody competes.
+const SLICES: Command = Command::Call(Symbol::Spin, 3_000_000);
+/// How often to try.
+const ROUNDS: usize = 20;
+
+struct Setup {
+    _vm: Vm,
+    vcpu: Vcpu,
+    lbr: Geometry,
+    cpu: usize,
+    released: TraceCount,
+}
+
+fn setup(host: &Host) -> Result<Setup> {
+    let cpu = *cpus()?.first().context("no CPU")?;
+    pin_to(cpu)?;
+    let vm = Vm::new(host)?;
+    Ok(Setup {
+        vcpu: vm.vcpu(0)?,
+        _vm: vm,
+        lbr: host.lbr()?,
+        cpu,
+        released: TraceCount::start("guest_lbr_released", &[cpu])?,
+    })
+}
+
+impl Setup {
+    /// Lets the guest run, and be scheduled out, until its LBR is released;
+    /// returns whether it was.
+    fn idle(&mut self, rounds: usize) -> Result<bool> {
+        let before = self.released.count()?;
+        let competitor = Competitor::start(self.cpu);
+        for _ in 0..rounds {
+            self.vcpu.run(&[SLICES])?;
+            if self.released.count()? > before {
+                break;
+            }
+        }
+        competitor.stop()?;
+        Ok(self.released.count()? > before)
+    }
+}
+
+fn write(vcpu: &mut Vcpu, lbr: Geometry, values: &Snapshot) -> Result<()> {
+    let writes: Vec<_> = lbr
+        .registers()
+        .into_iter()
+        .zip(values.values())
+        .map(|(register, value)| Command::Wrmsr(register, value))
+        .collect();
+    for outcome in vcpu.run(&writes)? {
+        outcome?;
+    }
+    Ok(())
+}
+
+/// What the guest wrote, holes included.
+fn written(host: &Host) -> Result<Verdict> {
+    let mut setup = setup(host)?;
+    let lbr = setup.lbr;
+    let values = Snapshot::pattern(lbr, 4);
+    // The first access is intercepted; the writes go to the hardware.
+    setup.vcpu.guest_snapshot(lbr)?;
+    setup.vcpu.expect_passthrough(lbr)?;
+    write(&mut setup.vcpu, lbr, &values)?;
+    ensure!(setup.idle(ROUNDS)?, "not released");
+    values.expect_same(&setup.vcpu.host_snapshot(lbr)?, lbr)?;
+    let mut owned = TraceCount::start("guest_lbr_owned", &[setup.cpu])?;
+    values.expect_same(&setup.vcpu.guest_snapshot(lbr)?, lbr)?;
+    setup.vcpu.expect_passthrough(lbr)?;
+    ensure!(owned.count()? > 0, "not acquired again");
+    values.expect_same(&setup.vcpu.guest_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
+/// What the hardware recorded.
+fn recorded(host: &Host) -> Result<Verdict> {
+    let mut setup = setup(host)?;
+    let lbr = setup.lbr;
+    setup.vcpu.call(Symbol::Jumps, 0)?;
+    let before = setup.vcpu.guest_snapshot(lbr)?;
+    for _ in 0..2 {
+        ensure!(setup.idle(ROUNDS)?, "not released");
+        before.expect_same(&setup.vcpu.guest_snapshot(lbr)?, lbr)?;
+        before.expect_same(&setup.vcpu.host_snapshot(lbr)?, lbr)?;
+    }
+    setup.vcpu.call(Symbol::Jumps, 0)?;
+    let after = setup.vcpu.guest_snapshot(lbr)?;
+    ensure!(
+        after.branches(lbr) == setup.vcpu.expected_jumps(Symbol::JumpsFirst, lbr),
+        "newest record {}",
+        after.branches(lbr)[0]
+    );
+    PASS
+}
+
+/// Recording is use.
+fn kept_while_recording(host: &Host) -> Result<Verdict> {
+    let mut setup = setup(host)?;
+    setup.vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    ensure!(!setup.idle(4)?, "released while recording");
+    setup.vcpu.wrmsr(msr::DEBUGCTL, 0)??;
+    ensure!(setup.idle(ROUNDS)?, "not released after recording");
+    PASS
+}
+
+fn main() -> ExitCode {
+    const NO_TRACE: &str = "it has no tracepoints to see it by";
+    Suite::new()
+        .case("written", written)
+        .builtin_fails(NO_TRACE)
+        .case("recorded", recorded)
+        .builtin_fails(NO_TRACE)
+        .case("kept_while_recording", kept_while_recording)
+        .builtin_fails(NO_TRACE)
+        .main()
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Userspace reads and writes LBR registers on another thread than the vCPU's.
+
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use kvm_selftests::guest::{Command, Symbol};
+use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Snapshot};
+use kvm_selftests::thread::VcpuThread;
+use kvm_selftests::vm::Vm;
+
+/// LBR_SELECT: suppress branches that end in ring 0.
+const CPL_EQ_0: u64 = 1 << 0;
+
+/// The vCPU's CPU and ours: the same, or two.
+fn pair(two: bool) -> Result<Option<(usize, usize)>> {
+    let cpus = cpus()?;
+    let first = *cpus.first().context("no CPU")?;
+    Ok(match (two, cpus.get(1)) {
+        (false, _) => Some((first, first)),
+        (true, Some(second)) => Some((first, *second)),
+        (true, None) => None,
+    })
+}
+
+/// While the vCPU's event is ACTIVE on its CPU, if there are two CPUs.
+fn get_and_set(host: &Host, two: bool) -> Result<Verdict> {
+    let Some((theirs, ours)) = pair(two)? else {
+        return skip("needs two CPUs");
+    };
+    pin_to(ours)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, theirs)?;
+    for seed in 0..3 {
+        thread.run(move |vcpu| {
+            vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+            vcpu.call(Symbol::Jumps, 0)
+        })?;
+        let expected = thread.vcpu()?.expected_jumps(Symbol::JumpsFirst, lbr);
+        let seen = thread.vcpu()?.host_snapshot(lbr)?;
+        ensure!(
+            seen.branches(lbr) == expected,
+            "this thread sees {}, not {}",
+            seen.branches(lbr)[0],
+            expected[0]
+        );
+        let values = Snapshot::pattern(lbr, seed);
+        thread.vcpu()?.set_snapshot(lbr, &values)?;
+        values.expect_same(&thread.vcpu()?.host_snapshot(lbr)?, lbr)?;
+        let guest = thread.run(move |vcpu| vcpu.guest_snapshot(lbr))?;
+        values.expect_same(&guest, lbr)?;
+        // Not yet used by the vCPU's thread, just read by this one.
+        values.expect_same(&thread.vcpu()?.host_snapshot(lbr)?, lbr)?;
+    }
+    PASS
+}
+
+/// DEBUGCTL.LBR and the records are set by this thread before the vCPU's thread
+/// has entered the guest: the LBR belongs to the vCPU's thread all the same.
+fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
+    let Some((theirs, ours)) = pair(two)? else {
+        return skip("needs two CPUs");
+    };
+    pin_to(ours)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let vcpu = vm.vcpu(0)?;
+    // A guest that runs in ring 0 only records nothing with this.
+    let values = Snapshot {
+        select: CPL_EQ_0,
+        ..Snapshot::pattern(lbr, 1)
+    };
+    vcpu.set_snapshot(lbr, &values)?;
+    vcpu.must_set_msr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)?;
+    let thread = VcpuThread::start(vcpu, theirs)?;
+    let outcomes = thread.run(|vcpu| {
+        vcpu.run(&[
+            Command::Rdmsr(msr::DEBUGCTL),
+            Command::Wrmsr(msr::DEBUGCTL, 0),
+        ])
+    })?;
+    ensure!(
+        outcomes[0] == Ok(msr::DEBUGCTL_LBR),
+        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[0]
+    );
+    let seen = thread.run(move |vcpu| {
+        vcpu.expect_passthrough(lbr)?;
+        vcpu.guest_snapshot(lbr)
+    })?;
+    values.expect_same(&seen, lbr)?;
+    thread.run(move |vcpu| {
+        vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+        vcpu.call(Symbol::Jumps, 0)?;
+        let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+        ensure!(
+            vcpu.guest_snapshot(lbr)?.branches(lbr) == expected,
+            "the guest does not record on its own thread"
+        );
+        Ok(())
+    })?;
+    PASS
+}
+
+/// The vCPU goes on on another thread when its first one has ended.
+fn other_thread(host: &Host) -> Result<Verdict> {
+    let cpu = *cpus()?.first().context("no CPU")?;
+    pin_to(cpu)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let first = VcpuThread::start(vm.vcpu(0)?, cpu)?;
+    first.run(|vcpu| vcpu.call(Symbol::Jumps, 0))?;
+    let before = first.run(move |vcpu| {
+        vcpu.expect_passthrough(lbr)?;
+        vcpu.guest_snapshot(lbr)
+    })?;
+    let second = VcpuThread::start(first.end()?, cpu)?;
+    before.expect_same(&second.vcpu()?.host_snapshot(lbr)?, lbr)?;
+    before.expect_same(&second.run(move |vcpu| vcpu.guest_snapshot(lbr))?, lbr)?;
+    second.run(move |vcpu| {
+        vcpu.call(Symbol::Jumps, 0)?;
+        let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+        let seen = vcpu.guest_snapshot(lbr)?;
+        ensure!(
+            seen.branches(lbr) == expected && seen.tos != before.tos,
+            "the guest does not record on its new thread"
+        );
+        vcpu.expect_passthrough(lbr)
+    })?;
+    PASS
+}
+
+fn main() -> ExitCode {
+    const DUMMY: &str = "reads 0 and drops writes on any other thread";
+    const CALLER: &str = "its event belongs to the thread of the ioctl";
+    Suite::new()
+        .case("get_and_set_same_cpu", |host| get_and_set(host, false))
+        .builtin_fails(DUMMY)
+        .case("get_and_set_other_cpu", |host| get_and_set(host, true))
+        .builtin_fails(DUMMY)
+        .case("set_before_run_same_cpu", |host| {
+            set_before_run(host, false)
+        })
+        .builtin_fails(CALLER)
+        .case("set_before_run_other_cpu", |host| {
+            set_before_run(host, true)
+        })
+        .builtin_fails(CALLER)
+        .case("other_thread", other_thread)
+        .builtin_fails(CALLER)
+        .main()
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Life of the module: what loading and unloading means for VMs that exist. Run
+//! it on a host with kvm_intel.lbr=off; it leaves the module unloaded.
+
+use std::fs::File;
+use std::process::ExitCode;
+
+use anyhow::{bail, ensure, Context, Result};
+use kvm_selftests::guest::{Symbol, GP};
+use kvm_selftests::host::{module_loaded, parameter, Host};
+use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::msr;
+use kvm_selftests::vm::{Vcpu, Vm};
+use nix::errno::Errno;
+use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
+
+fn load(host: &Host) -> Result<()> {
+    let file = File::open(&host.module)
+        .with_context(|| format!("{} cannot be opened; use --module", host.module.display()))?;
+    finit_module(&file, c"", ModuleInitFlags::empty()).context("loading guest_lbr failed")
+}
+
+fn unload() -> Result<(), Errno> {
+    delete_module(c"guest_lbr", DeleteModuleFlags::O_NONBLOCK)
+}
+
+fn expect_busy(when: &str) -> Result<()> {
+    match unload() {
+        Err(Errno::EWOULDBLOCK) => Ok(()),
+        Ok(()) => bail!("guest_lbr can be unloaded {when}"),
+        Err(errno) => bail!("unloading {when} fails with {errno}, not EWOULDBLOCK"),
+    }
+}
+
+/// Starts without the module; fails if that cannot be.
+fn without_module() -> Result<()> {
+    if module_loaded() {
+        unload().context("guest_lbr is in use; end the VMs of this host first")?;
+    }
+    Ok(())
+}
+
+fn off() -> bool {
+    parameter("kvm_intel", "lbr").as_deref() == Some("off")
+}
+
+fn expect_no_lbr(vcpu: &mut Vcpu, with_lbr: u64) -> Result<()> {
+    ensure!(
+        !vcpu.set_msr(msr::PERF_CAPABILITIES, with_lbr)?,
+        "the VM may be given LBR"
+    );
+    ensure!(
+        vcpu.get_msr(msr::PERF_CAPABILITIES)?.unwrap_or(0) & msr::LBR_FMT == 0,
+        "the VM has LBR"
+    );
+    ensure!(
+        vcpu.rdmsr(msr::LBR_TOS)? == Err(GP),
+        "the guest reads LBR_TOS"
+    );
+    ensure!(!vcpu.set_msr(msr::LBR_TOS, 1)?, "userspace writes LBR_TOS");
+    Ok(())
+}
+
+fn expect_records(host: &Host, vcpu: &mut Vcpu) -> Result<()> {
+    let lbr = host.lbr()?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    ensure!(
+        vcpu.guest_snapshot(lbr)?.branches(lbr) == vcpu.expected_jumps(Symbol::JumpsFirst, lbr),
+        "the guest records nothing"
+    );
+    Ok(())
+}
+
+/// A VM has LBR if the module was there when it was created.
+fn for_new_vms(host: &Host) -> Result<Verdict> {
+    if !off() {
+        return skip("needs kvm_intel.lbr=off");
+    }
+    without_module()?;
+    ensure!(
+        host.perf_capabilities()? & msr::LBR_FMT == 0,
+        "LBR_FMT is offered without the module"
+    );
+    let older = Vm::new(host)?;
+    let mut older_vcpu = older.vcpu(0)?;
+    load(host)?;
+    let with_lbr = host.perf_capabilities()?;
+    ensure!(
+        with_lbr & msr::LBR_FMT != 0,
+        "LBR_FMT is not offered with the module"
+    );
+    let newer = Vm::new(host)?;
+    let mut newer_vcpu = newer.vcpu(0)?;
+    expect_no_lbr(&mut older_vcpu, with_lbr)?;
+    expect_records(host, &mut newer_vcpu)?;
+    // A vCPU that is added later to the older VM is no different.
+    expect_no_lbr(&mut older.vcpu(1)?, with_lbr)?;
+    expect_records(host, &mut newer.vcpu(1)?)?;
+    expect_no_lbr(&mut older_vcpu, with_lbr)?;
+    drop((newer, newer_vcpu));
+    unload().context("unloading beside the older VM")?;
+    expect_no_lbr(&mut older_vcpu, with_lbr)?;
+    PASS
+}
+
+/// Unloading is refused from the creation of a VM to its end.
+fn busy_while_in_use(host: &Host) -> Result<Verdict> {
+    without_module()?;
+    load(host)?;
+    let vm = Vm::new(host)?;
+    expect_busy("while there is a VM without vCPU")?;
+    let mut vcpu = vm.vcpu(0)?;
+    expect_busy("while there is a vCPU that never ran")?;
+    expect_records(host, &mut vcpu)?;
+    expect_busy("while a guest uses the LBR")?;
+    let other = Vm::new(host)?;
+    drop(vcpu);
+    expect_busy("while there is a VM whose vCPU is closed")?;
+    drop(vm);
+    expect_busy("while there is another VM")?;
+    drop(other);
+    unload().context("unloading after the last VM")?;
+    PASS
+}
+
+/// Loading again and again leaves nothing behind.
+fn again(host: &Host) -> Result<Verdict> {
+    without_module()?;
+    for _ in 0..5 {
+        load(host)?;
+        let vm = Vm::new(host)?;
+        expect_records(host, &mut vm.vcpu(0)?)?;
+        drop(vm);
+        unload().context("unloading")?;
+        ensure!(!module_loaded(), "the module is still there");
+    }
+    PASS
+}
+
+/// A second provider is refused, and what is there stays.
+fn twice(host: &Host) -> Result<Verdict> {
+    without_module()?;
+    load(host)?;
+    let file = File::open(&host.module)?;
+    ensure!(
+        finit_module(&file, c"", ModuleInitFlags::empty()) == Err(Errno::EEXIST),
+        "the module can be loaded twice"
+    );
+    let vm = Vm::new(host)?;
+    expect_records(host, &mut vm.vcpu(0)?)?;
+    drop(vm);
+    unload().context("unloading")?;
+    PASS
+}
+
+fn main() -> ExitCode {
+    Suite::without_lbr()
+        .case("for_new_vms", for_new_vms)
+        .case("busy_while_in_use", busy_while_in_use)
+        .case("again", again)
+        .case("twice", twice)
+        .main()
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What runs inside a guest, and how it is told what to do.
+//!
+//! The code is `guest.S`. A vCPU has a block of guest memory with a list of
+//! [`Command`]s; it obeys them one by one and exits. Everything is at a fixed
+//! offset from the VM's base, see [`crate::vm`].
+
+use std::fmt;
+
+use vm_memory::ByteValued;
+
+core::arch::global_asm!(include_str!("guest.S"), options(raw));
+
+/// Offset of the vCPU's own block: what the handlers report.
+pub(crate) const BLOCK_PMI_DEBUGCTL: u64 = 0x08;
+pub(crate) const BLOCK_FAULT_VECTOR: u64 = 0x10;
+pub(crate) const BLOCK_FAULT_RIP: u64 = 0x18;
+pub(crate) const BLOCK_COMMANDS: u64 = 0x1000;
+/// Size of a block; the stack is at its end.
+pub(crate) const BLOCK_SIZE: u64 = 0x1_0000;
+/// How many commands a list may have, the final one included.
+pub(crate) const MAX_COMMANDS: usize = 1536;
+
+/// The list is done.
+pub(crate) const PORT_DONE: u16 = 0xf1;
+/// Somebody may look, go on then.
+pub(crate) const PORT_YIELD: u16 = 0xf2;
+/// An exception that no test expects.
+pub(crate) const PORT_FAULT: u16 = 0xf3;
+
+/// The vector that a guest's LVTPC entry should use.
+pub const PMI_VECTOR: u8 = 0x40;
+
+macro_rules! symbols {
+    ($($(#[$doc:meta])* $name:ident = $symbol:ident,)*) => {
+        extern "C" {
+            $(static $symbol: u8;)*
+        }
+
+        /// A place in the guest's code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Symbol {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Symbol {
+            fn pointer(self) -> *const u8 {
+                match self {
+                    $(Self::$name => &raw const $symbol,)*
+                }
+            }
+        }
+    };
+}
+
+symbols! {
+    /// The first byte of the code.
+    Start = guest_start,
+    /// The interpreter.
+    Entry = guest_entry,
+    /// The exceptions' stubs, 16 bytes each.
+    Exceptions = guest_exceptions,
+    /// The PMI handler.
+    Pmi = guest_pmi,
+    /// The PMI handler's two jumps.
+    PmiMarks = guest_pmi_marks,
+    /// The end of the PMI handler.
+    PmiEnd = guest_pmi_end,
+    /// Routine: record [`JUMPS`] jumps, recording off before and after.
+    Jumps = guest_jumps,
+    /// The first of its jumps.
+    JumpsFirst = guest_jumps_first,
+    /// Routine: record [`JUMPS`] jumps, yield with recording on.
+    JumpsOn = guest_jumps_on,
+    /// The first of its jumps.
+    JumpsOnFirst = guest_jumps_on_first,
+    /// Routine: yield.
+    Yield = guest_yield,
+    /// Routine: three branches for each time that the argument says.
+    Spin = guest_spin,
+    /// Routine: one branch of each kind, see [`kinds`].
+    Mixed = guest_mixed,
+    /// Routine: branch until the PMI came; the argument is DEBUGCTL.
+    WaitPmi = guest_wait_pmi,
+    /// Its loop.
+    WaitPmiLoop = guest_wait_pmi_loop,
+    /// The end of its loop.
+    WaitPmiEnd = guest_wait_pmi_end,
+    /// Behind the last byte of the code.
+    End = guest_end,
+    /// The table of the branches of `Mixed`.
+    Kinds = guest_kinds,
+    /// Its end.
+    KindsEnd = guest_kinds_end,
+}
+
+/// How many jumps [`Symbol::Jumps`] takes, more than any host has records.
+pub const JUMPS: u64 = 40;
+/// How many bytes a jump is away from the one before.
+pub const JUMP_STRIDE: u64 = 3;
+
+impl Symbol {
+    /// Returns the offset from the start of the code.
+    pub fn offset(self) -> u64 {
+        (self.pointer().addr() - Symbol::Start.pointer().addr()) as u64
+    }
+}
+
+fn bytes(from: Symbol, to: Symbol) -> &'static [u8] {
+    let length = to.pointer().addr() - from.pointer().addr();
+    // SAFETY: Both are labels of one read-only section, `from` before `to`, with
+    // initialized bytes between them.
+    unsafe { std::slice::from_raw_parts(from.pointer(), length) }
+}
+
+/// Returns the code.
+pub(crate) fn image() -> &'static [u8] {
+    bytes(Symbol::Start, Symbol::End)
+}
+
+/// A branch of [`Symbol::Mixed`], addresses relative to the start of the code.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// The bit of LBR_SELECT that suppresses it.
+    pub bit: u64,
+    /// Its own offset.
+    pub from: u64,
+    /// Its target's offset.
+    pub to: u64,
+}
+
+/// Returns the branches of [`Symbol::Mixed`] in the order in which it takes them.
+pub fn kinds() -> Vec<Kind> {
+    let (words, _) = bytes(Symbol::Kinds, Symbol::KindsEnd).as_chunks::<8>();
+    let (rows, _) = words.as_chunks::<3>();
+    rows.iter()
+        .map(|row| row.map(u64::from_le_bytes))
+        .map(|[bit, from, to]| Kind { bit, from, to })
+        .collect()
+}
+
+/// What the interpreter can do.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// Read an MSR.
+    Rdmsr(u32),
+    /// Write an MSR.
+    Wrmsr(u32, u64),
+    /// Call a routine with an argument.
+    Call(Symbol, u32),
+}
+
+/// A command as it lies in guest memory.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct RawCommand {
+    code: u32,
+    arg: u32,
+    value: u64,
+    result: u64,
+    vector: u64,
+}
+
+// SAFETY: Plain integers without padding.
+unsafe impl ByteValued for RawCommand {}
+
+impl RawCommand {
+    /// `base` is the linear address of the code.
+    pub(crate) fn new(command: Command, base: u64) -> Self {
+        let (code, arg, value) = match command {
+            Command::Rdmsr(msr) => (1, msr, 0),
+            Command::Wrmsr(msr, value) => (2, msr, value),
+            Command::Call(routine, arg) => (3, arg, base + routine.offset()),
+        };
+        Self {
+            code,
+            arg,
+            value,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.vector {
+            u64::MAX => Ok(self.result),
+            vector => Err(Exception { vector }),
+        }
+    }
+}
+
+/// What came of a command: the MSR read or the routine's result, or the
+/// exception that RDMSR or WRMSR raised.
+pub type Outcome = Result<u64, Exception>;
+
+/// An exception in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its vector.
+    pub vector: u64,
+}
+
+/// General protection.
+pub const GP: Exception = Exception { vector: 13 };
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exception {} in the guest", self.vector)
+    }
+}
+
+impl std::error::Error for Exception {}

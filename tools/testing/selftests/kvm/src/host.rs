@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What this host is.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Context, Result};
+use kvm_bindings::{kvm_msr_entry, Msrs};
+use kvm_ioctls::Kvm;
+use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
+use nix::unistd::Pid;
+
+use crate::msr::{Geometry, LBR_FMT, PERF_CAPABILITIES};
+
+/// Who gives guests LBR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Provider {
+    /// The module.
+    #[value(name = "guest_lbr")]
+    GuestLbr,
+    /// The kernel's own.
+    Builtin,
+    /// Nobody.
+    None,
+}
+
+/// This host, with `/dev/kvm` open.
+#[derive(Debug)]
+pub struct Host {
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
+    /// Who gives LBR to VMs that are created now.
+    pub provider: Provider,
+    /// Records per CPU as perf found out, 0 if the host has no LBR.
+    pub depth: u32,
+    /// The file of guest_lbr.ko.
+    pub module: PathBuf,
+}
+
+impl Host {
+    /// Opens `/dev/kvm` and looks at the host; an error says why no test can
+    /// run here.
+    pub fn probe(provider: Option<Provider>, module: &Path) -> Result<Self> {
+        let kvm = Kvm::new().context("/dev/kvm cannot be opened; load kvm-intel, be root")?;
+        if parameter("kvm", "ignore_msrs").as_deref() == Some("Y") {
+            bail!("kvm.ignore_msrs is on, no access to an MSR can fail; turn it off");
+        }
+        Ok(Self {
+            provider: match provider {
+                Some(provider) => provider,
+                None => provider_now(&kvm)?,
+            },
+            kvm,
+            depth: read_number("/sys/bus/event_source/devices/cpu/caps/branches").unwrap_or(0),
+            module: module.to_path_buf(),
+        })
+    }
+
+    /// Returns IA32_PERF_CAPABILITIES as a VM created now would have it.
+    pub fn perf_capabilities(&self) -> Result<u64> {
+        perf_capabilities(&self.kvm)
+    }
+
+    /// Returns the geometry of the LBR facility of VMs created now.
+    pub fn lbr(&self) -> Result<Geometry> {
+        if self.depth == 0 {
+            bail!("the host has no LBR that perf knows");
+        }
+        match self.perf_capabilities()? & LBR_FMT {
+            0 => bail!("no provider of guest LBR; load guest_lbr or use kvm_intel.lbr=builtin"),
+            format => Ok(Geometry {
+                format,
+                depth: self.depth,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = self.perf_capabilities().unwrap_or(0) & LBR_FMT;
+        let Self {
+            provider, depth, ..
+        } = self;
+        write!(
+            f,
+            "provider {provider:?}, LBR depth {depth}, guest LBR_FMT {format}"
+        )
+    }
+}
+
+fn perf_capabilities(kvm: &Kvm) -> Result<u64> {
+    let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
+        index: PERF_CAPABILITIES,
+        ..Default::default()
+    }])?;
+    match kvm.get_msrs(&mut msrs) {
+        Ok(1) => Ok(msrs.as_slice()[0].data),
+        _ => Ok(0),
+    }
+}
+
+fn provider_now(kvm: &Kvm) -> Result<Provider> {
+    Ok(if module_loaded() {
+        Provider::GuestLbr
+    } else if perf_capabilities(kvm)? & LBR_FMT != 0 {
+        Provider::Builtin
+    } else {
+        Provider::None
+    })
+}
+
+/// Returns whether guest_lbr is loaded.
+pub fn module_loaded() -> bool {
+    Path::new("/sys/module/guest_lbr").exists()
+}
+
+/// Returns the value of a module's parameter, if there are such.
+pub fn parameter(module: &str, name: &str) -> Option<String> {
+    let value = fs::read_to_string(format!("/sys/module/{module}/parameters/{name}")).ok()?;
+    Some(value.trim_end().to_owned())
+}
+
+fn read_number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Returns the CPUs that this thread may use.
+pub fn cpus() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let all = (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect();
+    Ok(all)
+}
+
+/// Lets this thread run on one CPU only.
+pub fn pin_to(cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &only)
+        .with_context(|| format!("this thread cannot be pinned to CPU {cpu}"))
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Test cases and their output in KTAP, the kernel's Test Anything Protocol.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::host::{Host, Provider};
+
+/// How a case ended, if not by an error.
+#[derive(Debug)]
+pub enum Verdict {
+    /// All that the case claims was seen.
+    Pass,
+    /// The case makes no sense here, and why.
+    Skip(String),
+}
+
+/// The verdict of a case that ran to its end.
+pub const PASS: Result<Verdict> = Ok(Verdict::Pass);
+
+/// The verdict of a case that makes no sense here.
+pub fn skip(reason: impl Into<String>) -> Result<Verdict> {
+    Ok(Verdict::Skip(reason.into()))
+}
+
+/// The command line that all tests share.
+#[derive(Debug, Parser)]
+#[command(about = "A KVM selftest; prints KTAP, exits with 0 (passed), 1 (failed) or 4 (skipped)")]
+struct Args {
+    /// Run only the cases whose name contains this.
+    filter: Option<String>,
+    /// Who provides guest LBR; found out from /sys if not given.
+    #[arg(long)]
+    provider: Option<Provider>,
+    /// The module's file, for the tests that load it.
+    #[arg(long, value_name = "FILE", default_value = "/lib/modules/guest_lbr.ko")]
+    module: std::path::PathBuf,
+}
+
+type Run = Box<dyn Fn(&Host) -> Result<Verdict>>;
+
+struct Case {
+    name: String,
+    run: Run,
+    builtin: Option<&'static str>,
+}
+
+/// A test program: its cases in the order of their output.
+#[derive(Default)]
+pub struct Suite {
+    cases: Vec<Case>,
+    without_lbr: bool,
+}
+
+impl Suite {
+    /// Returns a suite without cases, which needs a host with guest LBR.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns a suite that looks for guest LBR itself.
+    pub fn without_lbr() -> Self {
+        Self {
+            without_lbr: true,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a case.
+    pub fn case(
+        &mut self,
+        name: impl Into<String>,
+        run: impl Fn(&Host) -> Result<Verdict> + 'static,
+    ) -> &mut Self {
+        self.cases.push(Case {
+            name: name.into(),
+            run: Box::new(run),
+            builtin: None,
+        });
+        self
+    }
+
+    /// Says of the case just added that the built-in provider is known to
+    /// fail it, and why. It still runs; its failure is then an expected one.
+    pub fn builtin_fails(&mut self, why: &'static str) -> &mut Self {
+        if let Some(case) = self.cases.last_mut() {
+            case.builtin = Some(why);
+        }
+        self
+    }
+
+    /// Runs the cases that the command line asks for.
+    pub fn main(&self) -> ExitCode {
+        let args = Args::parse();
+        println!("TAP version 13");
+        match self.run(&args) {
+            Ok(code) => code,
+            Err(error) => {
+                println!("Bail out! {error:#}");
+                ExitCode::from(1)
+            }
+        }
+    }
+
+    fn run(&self, args: &Args) -> Result<ExitCode> {
+        let host = match Host::probe(args.provider, &args.module) {
+            Ok(host) => host,
+            Err(error) => return Ok(skip_all(&format!("{error:#}"))),
+        };
+        if !self.without_lbr {
+            if let Err(error) = host.lbr() {
+                return Ok(skip_all(&format!("{error:#}")));
+            }
+        }
+        let chosen: Vec<&Case> = self
+            .cases
+            .iter()
+            .filter(|case| args.filter.as_ref().is_none_or(|f| case.name.contains(f)))
+            .collect();
+        if chosen.is_empty() {
+            anyhow::bail!("no case's name contains {:?}", args.filter);
+        }
+        println!("1..{}", chosen.len());
+        println!("# {host}");
+        let (mut failed, mut passed) = (0, 0);
+        for (number, case) in chosen.iter().enumerate() {
+            match case.report(number + 1, &host) {
+                Outcome::Passed => passed += 1,
+                Outcome::Failed => failed += 1,
+                Outcome::Neither => {}
+            }
+        }
+        Ok(ExitCode::from(match (failed, passed) {
+            (0, 0) => 4,
+            (0, _) => 0,
+            _ => 1,
+        }))
+    }
+}
+
+enum Outcome {
+    Passed,
+    Failed,
+    Neither,
+}
+
+impl Case {
+    fn report(&self, number: usize, host: &Host) -> Outcome {
+        let name = &self.name;
+        let expected = self.builtin.filter(|_| host.provider == Provider::Builtin);
+        let result = (self.run)(host).with_context(|| format!("case {name}"));
+        match (result, expected) {
+            (Ok(Verdict::Pass), _) => {
+                println!("ok {number} {name}");
+                Outcome::Passed
+            }
+            (Ok(Verdict::Skip(reason)), _) => {
+                println!("ok {number} {name} # SKIP {reason}");
+                Outcome::Neither
+            }
+            (Err(error), Some(why)) => {
+                diagnose(&error);
+                println!("ok {number} {name} # XFAIL built-in: {why}");
+                Outcome::Neither
+            }
+            (Err(error), None) => {
+                diagnose(&error);
+                println!("not ok {number} {name}");
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+fn diagnose(error: &anyhow::Error) {
+    for line in format!("{error:#}").lines() {
+        println!("# {line}");
+    }
+}
+
+fn skip_all(reason: &str) -> ExitCode {
+    println!("1..0 # SKIP {reason}");
+    ExitCode::from(4)
+}

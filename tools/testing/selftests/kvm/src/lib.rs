@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! KVM selftests for guest LBR (Last Branch Records).
+//!
+//! Each binary in `src/bin` is one test program in the manner of the kernel's
+//! own KVM selftests: it prints KTAP and exits with 0, 1 or 4 (passed, failed,
+//! skipped). What they have in common is here:
+//!
+//! * [`ktap`]: cases, verdicts, output, command line;
+//! * [`host`]: what this host is: LBR depth and format, provider, CPUs;
+//! * [`msr`]: the registers and a snapshot of the whole LBR state;
+//! * [`guest`]: the code that runs inside and the commands that it obeys;
+//! * [`vm`]: a virtual machine in 64-bit mode without any device but the APIC;
+//! * [`thread`]: a vCPU on a thread of its own;
+//! * [`stats`]: how often a vCPU exited;
+//! * [`perf`]: the host's own use of the LBR, and tracepoints.
+
+pub mod guest;
+pub mod host;
+pub mod ktap;
+pub mod msr;
+pub mod perf;
+pub mod stats;
+pub mod thread;
+pub mod vm;

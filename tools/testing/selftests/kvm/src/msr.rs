@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The registers of the legacy LBR facility and of perfmon, as the manual
+//! (SDM vol. 3, chapters on debug, last branch and performance monitoring, and
+//! vol. 4) names them.
+
+use std::fmt;
+
+use anyhow::{bail, Result};
+
+/// IA32_PERF_CAPABILITIES.
+pub const PERF_CAPABILITIES: u32 = 0x345;
+/// Its LBR_FMT field: the format of the records, 0 if there are none.
+pub const LBR_FMT: u64 = 0x3f;
+
+/// IA32_DEBUGCTL.
+pub const DEBUGCTL: u32 = 0x1d9;
+/// DEBUGCTL: record branches.
+pub const DEBUGCTL_LBR: u64 = 1 << 0;
+/// DEBUGCTL: stop recording when a PMI is requested.
+pub const DEBUGCTL_FREEZE_LBRS_ON_PMI: u64 = 1 << 11;
+
+/// MSR_LBR_SELECT: what is not recorded.
+pub const LBR_SELECT: u32 = 0x1c8;
+/// MSR_LASTBRANCH_TOS: the index of the newest record.
+pub const LBR_TOS: u32 = 0x1c9;
+/// MSR_LASTBRANCH_0_FROM_IP.
+pub const LBR_FROM: u32 = 0x680;
+/// MSR_LASTBRANCH_0_TO_IP.
+pub const LBR_TO: u32 = 0x6c0;
+/// MSR_LBR_INFO_0.
+pub const LBR_INFO: u32 = 0xdc0;
+
+/// IA32_PMC0.
+pub const PMC0: u32 = 0xc1;
+/// IA32_PERFEVTSEL0.
+pub const PERFEVTSEL0: u32 = 0x186;
+/// IA32_PERF_GLOBAL_CTRL.
+pub const GLOBAL_CTRL: u32 = 0x38f;
+/// PERFEVTSEL: "branch instructions retired", counted at every privilege level
+/// (OS, USR), with an interrupt on overflow (INT) and enabled (EN).
+pub const BRANCHES_RETIRED_WITH_PMI: u64 = 0xc4 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 22;
+
+/// x2APIC: spurious interrupt vector register.
+pub const X2APIC_SVR: u32 = 0x80f;
+/// x2APIC: local vector table entry of the performance counters.
+pub const X2APIC_LVTPC: u32 = 0x834;
+/// LVT: deliver as NMI.
+pub const LVT_NMI: u64 = 4 << 8;
+
+/// The geometry of a host's LBR facility.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// PERF_CAPABILITIES.LBR_FMT.
+    pub format: u64,
+    /// Number of records, a power of two.
+    pub depth: u32,
+}
+
+impl Geometry {
+    /// Returns whether the format has LBR_INFO registers.
+    pub fn has_info(self) -> bool {
+        matches!(self.format, 5 | 7)
+    }
+
+    /// Returns all LBR registers: SELECT, TOS, and the records.
+    pub fn registers(self) -> Vec<u32> {
+        let mut all = vec![LBR_SELECT, LBR_TOS];
+        all.extend(self.record_registers());
+        all
+    }
+
+    /// Returns the registers of the records: all FROM, all TO, all INFO.
+    pub fn record_registers(self) -> Vec<u32> {
+        let mut bases = vec![LBR_FROM, LBR_TO];
+        if self.has_info() {
+            bases.push(LBR_INFO);
+        }
+        bases
+            .into_iter()
+            .flat_map(|base| base..base + self.depth)
+            .collect()
+    }
+
+    /// Returns the address in a FROM or TO register without the flags that
+    /// some formats keep in its upper bits.
+    pub fn address(self, raw: u64) -> u64 {
+        match self.format {
+            3 | 4 | 6 => raw & ((1 << 48) - 1),
+            _ => raw,
+        }
+    }
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// Address of the branch instruction.
+    pub from: u64,
+    /// Address of its target.
+    pub to: u64,
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} -> {:#x}", self.from, self.to)
+    }
+}
+
+/// All LBR registers of a vCPU at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// LBR_SELECT.
+    pub select: u64,
+    /// LBR_TOS.
+    pub tos: u64,
+    /// The records' registers in the order of [`Geometry::record_registers`].
+    pub records: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Makes a snapshot of the values of [`Geometry::registers`].
+    pub fn new(values: &[u64]) -> Option<Self> {
+        let [select, tos, records @ ..] = values else {
+            return None;
+        };
+        Some(Self {
+            select: *select,
+            tos: *tos,
+            records: records.to_vec(),
+        })
+    }
+
+    /// Returns the state of a new vCPU.
+    pub fn empty(lbr: Geometry) -> Self {
+        Self {
+            select: 0,
+            tos: 0,
+            records: vec![0; lbr.record_registers().len()],
+        }
+    }
+
+    /// Returns legal values that differ from register to register and from seed
+    /// to seed, with empty registers between others.
+    pub fn pattern(lbr: Geometry, seed: u64) -> Self {
+        let depth = u64::from(lbr.depth);
+        let value = |number: u64| match number / depth {
+            _ if (number + seed).is_multiple_of(3) => 0,
+            0 | 1 => 0x7f12_0000_0000 | seed << 24 | number << 4,
+            _ => 1 << 63 | seed << 8 | number,
+        };
+        let count = lbr.record_registers().len() as u64;
+        Self {
+            select: 0x1c4 ^ seed,
+            tos: (7 + seed) & (depth - 1),
+            records: (0..count).map(value).collect(),
+        }
+    }
+
+    /// Returns the values in the order of [`Geometry::registers`].
+    pub fn values(&self) -> Vec<u64> {
+        let mut all = vec![self.select, self.tos];
+        all.extend(&self.records);
+        all
+    }
+
+    /// Returns the records from the newest to the oldest, empty ones included.
+    pub fn branches(&self, lbr: Geometry) -> Vec<Branch> {
+        let depth = u64::from(lbr.depth);
+        let depth_index = lbr.depth as usize;
+        (0..depth)
+            .map(|age| (self.tos.wrapping_sub(age) & (depth - 1)) as usize)
+            .map(|index| Branch {
+                from: lbr.address(self.records[index]),
+                to: lbr.address(self.records[depth_index + index]),
+            })
+            .collect()
+    }
+
+    /// Fails unless `later` holds the same, bit for bit.
+    pub fn expect_same(&self, later: &Self, lbr: Geometry) -> Result<()> {
+        let (was, is) = (self.values(), later.values());
+        let differ: Vec<_> = lbr
+            .registers()
+            .into_iter()
+            .zip(was.into_iter().zip(is))
+            .filter(|(_, (was, is))| was != is)
+            .collect();
+        if let Some((msr, (was, is))) = differ.first() {
+            bail!(
+                "MSR {msr:#x} is {is:#x}, not {was:#x} ({} registers differ)",
+                differ.len()
+            );
+        }
+        Ok(())
+    }
+}
