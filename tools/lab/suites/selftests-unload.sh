@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "KVM selftests: VMs before, during and after the module's life"
+#: parts = ["module", "selftests"]
+
+load_kvm lbr=off
+subtests lbr_unload /selftests/lbr_unload
