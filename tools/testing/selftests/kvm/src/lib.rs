@@ -10,6 +10,7 @@
 //! * [`msr`]: the registers and a snapshot of the whole LBR state;
 //! * [`guest`]: the code that runs inside and the commands that it obeys;
 //! * [`vm`]: a virtual machine in 64-bit mode without any device but the APIC;
+//! * [`vcpu`]: its vCPUs;
 //! * [`thread`]: a vCPU on a thread of its own;
 //! * [`stats`]: how often a vCPU exited;
 //! * [`perf`]: the host's own use of the LBR, and tracepoints.
@@ -21,4 +22,5 @@ pub mod msr;
 pub mod perf;
 pub mod stats;
 pub mod thread;
+pub mod vcpu;
 pub mod vm;

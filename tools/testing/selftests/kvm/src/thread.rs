@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use anyhow::{anyhow, Context, Result};
 
 use crate::host::pin_to;
-use crate::vm::Vcpu;
+use crate::vcpu::Vcpu;
 
 type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 

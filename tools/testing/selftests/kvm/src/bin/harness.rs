@@ -9,7 +9,8 @@ use kvm_ioctls::MsrFilterRangeFlags;
 use kvm_selftests::guest::{Command, Symbol, GP};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
-use kvm_selftests::vm::{Stop, Vm, BASE, EXIT_NOISE, SIZE};
+use kvm_selftests::vcpu::{Stop, EXIT_NOISE};
+use kvm_selftests::vm::{Vm, BASE, SIZE};
 
 const X2APIC_ID: u32 = 0x802;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;

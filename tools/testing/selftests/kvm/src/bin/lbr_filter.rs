@@ -10,7 +10,8 @@ use kvm_selftests::guest::{Command, GP};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry};
-use kvm_selftests::vm::{Vcpu, Vm};
+use kvm_selftests::vcpu::Vcpu;
+use kvm_selftests::vm::Vm;
 
 const VALUE: u64 = 5;
 

@@ -9,7 +9,8 @@ use kvm_selftests::guest::{self, Symbol};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
-use kvm_selftests::vm::{Vcpu, Vm};
+use kvm_selftests::vcpu::Vcpu;
+use kvm_selftests::vm::Vm;
 
 /// Branches until the counter overflows.
 const PERIOD: u64 = 50_000;

@@ -15,7 +15,8 @@ use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
 use kvm_selftests::perf::{HostLbr, Samples};
 use kvm_selftests::thread::VcpuThread;
-use kvm_selftests::vm::{Vcpu, Vm};
+use kvm_selftests::vcpu::Vcpu;
+use kvm_selftests::vm::Vm;
 
 /// Where the VMs are, far from each other and from all that the host runs.
 const BASES: [u64; 2] = [0x1000_0000_0000, 0x2000_0000_0000];

@@ -9,7 +9,8 @@ use kvm_selftests::guest::{self, Command, Symbol};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
-use kvm_selftests::vm::{Vcpu, Vm, EXIT_NOISE};
+use kvm_selftests::vcpu::{Vcpu, EXIT_NOISE};
+use kvm_selftests::vm::Vm;
 
 const CPL_EQ_0: u64 = 1 << 0;
 const CPL_NEQ_0: u64 = 1 << 1;

@@ -12,7 +12,8 @@ use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::perf::{HostLbr, Samples, TraceCount};
 use kvm_selftests::thread::VcpuThread;
-use kvm_selftests::vm::{Stop, Vcpu, Vm};
+use kvm_selftests::vcpu::{Stop, Vcpu};
+use kvm_selftests::vm::Vm;
 
 /// How long the host profiles, and how long the guest may take to get the LBR
 /// back.

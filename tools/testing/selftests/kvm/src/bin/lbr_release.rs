@@ -11,7 +11,8 @@ use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::perf::TraceCount;
 use kvm_selftests::thread::Competitor;
-use kvm_selftests::vm::{Vcpu, Vm};
+use kvm_selftests::vcpu::Vcpu;
+use kvm_selftests::vm::Vm;
 
 /// Long enough to be scheduled out a few times if somebody competes.
 const SLICES: Command = Command::Call(Symbol::Spin, 3_000_000);

@@ -10,7 +10,8 @@ use kvm_selftests::guest::{Symbol, GP};
 use kvm_selftests::host::{module_loaded, parameter, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr;
-use kvm_selftests::vm::{Vcpu, Vm};
+use kvm_selftests::vcpu::Vcpu;
+use kvm_selftests::vm::Vm;
 use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
 

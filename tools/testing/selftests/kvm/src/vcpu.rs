@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A vCPU: what the guest is told to do, and the ioctls by which userspace looks
+//! at it.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use anyhow::{bail, ensure, Context, Result};
+use kvm_bindings::{kvm_msr_entry, Msrs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+
+use crate::guest::{self, Command, Outcome, RawCommand, Symbol};
+use crate::msr::{Branch, Geometry, Snapshot};
+use crate::stats::Stats;
+use crate::vm::{CODE, SIZE};
+
+/// How many exits may be counted in a short run that the guest did not cause.
+pub const EXIT_NOISE: u64 = 10;
+
+fn many_reads(lbr: Geometry) -> Vec<Command> {
+    lbr.registers()
+        .into_iter()
+        .cycle()
+        .take(500)
+        .map(Command::Rdmsr)
+        .collect()
+}
+
+/// Why a vCPU stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It obeyed all commands.
+    Done,
+    /// A routine yielded; [`Vcpu::resume`] goes on.
+    Yield,
+}
+
+/// A vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    memory: Arc<MmapRegion>,
+    base: u64,
+    block: u64,
+}
+
+impl Vcpu {
+    /// `block` is the guest-physical address of the vCPU's block.
+    pub(crate) fn new(fd: VcpuFd, memory: Arc<MmapRegion>, base: u64, block: u64) -> Self {
+        Self {
+            fd,
+            memory,
+            base,
+            block,
+        }
+    }
+
+    /// Returns the linear address of a place in the code.
+    pub fn address(&self, symbol: Symbol) -> u64 {
+        self.base + CODE + symbol.offset()
+    }
+
+    /// Returns the linear address of an offset into the code.
+    pub fn code_address(&self, offset: u64) -> u64 {
+        self.base + CODE + offset
+    }
+
+    /// Returns whether the VM's memory is at this linear address.
+    pub fn owns(&self, address: u64) -> bool {
+        (self.base..self.base + SIZE).contains(&address)
+    }
+
+    /// Returns DEBUGCTL as the PMI handler found it.
+    pub fn debugctl_at_pmi(&self) -> Result<u64> {
+        self.peek(guest::BLOCK_PMI_DEBUGCTL)
+    }
+
+    fn peek(&self, offset: u64) -> Result<u64> {
+        let at = (self.block + offset) as usize;
+        Ok(self.memory.as_volatile_slice().read_obj(at)?)
+    }
+
+    /// Has the guest obey a list of commands; returns at its end or when a
+    /// routine yields.
+    pub fn start(&mut self, commands: &[Command]) -> Result<Stop> {
+        ensure!(commands.len() < guest::MAX_COMMANDS, "too many commands");
+        let mut raw: Vec<_> = commands
+            .iter()
+            .map(|command| RawCommand::new(*command, self.base + CODE))
+            .collect();
+        raw.push(RawCommand::default());
+        let mut at = (self.block + guest::BLOCK_COMMANDS) as usize;
+        for command in raw {
+            self.memory.as_volatile_slice().write_obj(command, at)?;
+            at += size_of::<RawCommand>();
+        }
+        self.resume()
+    }
+
+    /// Enters the guest until it stops.
+    pub fn resume(&mut self) -> Result<Stop> {
+        let what = match self.fd.run().context("KVM_RUN")? {
+            VcpuExit::IoOut(guest::PORT_DONE, _) => return Ok(Stop::Done),
+            VcpuExit::IoOut(guest::PORT_YIELD, _) => return Ok(Stop::Yield),
+            VcpuExit::IoOut(guest::PORT_FAULT, _) => None,
+            other => Some(format!("{other:?}")),
+        };
+        match what {
+            Some(exit) => bail!("unexpected exit {exit}, rip {:#x}", self.fd.get_regs()?.rip),
+            None => bail!(
+                "unexpected exception {} in the guest, rip {:#x}",
+                self.peek(guest::BLOCK_FAULT_VECTOR)?,
+                self.peek(guest::BLOCK_FAULT_RIP)?
+            ),
+        }
+    }
+
+    /// Returns what came of the first `count` commands of the last list.
+    pub fn outcomes(&self, count: usize) -> Result<Vec<Outcome>> {
+        (0..count)
+            .map(|index| {
+                let offset = guest::BLOCK_COMMANDS + (index * size_of::<RawCommand>()) as u64;
+                let at = (self.block + offset) as usize;
+                let raw: RawCommand = self.memory.as_volatile_slice().read_obj(at)?;
+                Ok(raw.outcome())
+            })
+            .collect()
+    }
+
+    /// Has the guest obey a list without yields; returns what came of each.
+    pub fn run(&mut self, commands: &[Command]) -> Result<Vec<Outcome>> {
+        match self.start(commands)? {
+            Stop::Done => self.outcomes(commands.len()),
+            Stop::Yield => bail!("a routine yielded in a list that should not"),
+        }
+    }
+
+    fn run_one(&mut self, command: Command) -> Result<Outcome> {
+        self.run(&[command])?.pop().context("no outcome")
+    }
+
+    /// Has the guest read an MSR.
+    pub fn rdmsr(&mut self, msr: u32) -> Result<Outcome> {
+        self.run_one(Command::Rdmsr(msr))
+    }
+
+    /// Has the guest write an MSR.
+    pub fn wrmsr(&mut self, msr: u32, value: u64) -> Result<Outcome> {
+        self.run_one(Command::Wrmsr(msr, value))
+    }
+
+    /// Has the guest call a routine.
+    pub fn call(&mut self, routine: Symbol, arg: u32) -> Result<u64> {
+        Ok(self.run_one(Command::Call(routine, arg))??)
+    }
+
+    /// Has the guest read all LBR registers.
+    pub fn guest_snapshot(&mut self, lbr: Geometry) -> Result<Snapshot> {
+        let commands: Vec<_> = lbr.registers().into_iter().map(Command::Rdmsr).collect();
+        let values: Result<Vec<u64>, _> = self.run(&commands)?.into_iter().collect();
+        Snapshot::new(&values?).context("no LBR registers")
+    }
+
+    /// Reads an MSR by KVM_GET_MSRS; `None` is an error.
+    pub fn get_msr(&self, msr: u32) -> Result<Option<u64>> {
+        let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
+            index: msr,
+            ..Default::default()
+        }])?;
+        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
+        Ok((count == 1).then(|| msrs.as_slice()[0].data))
+    }
+
+    /// Writes an MSR by KVM_SET_MSRS; returns whether KVM accepted it.
+    pub fn set_msr(&self, msr: u32, value: u64) -> Result<bool> {
+        let msrs = Msrs::from_entries(&[kvm_msr_entry {
+            index: msr,
+            data: value,
+            ..Default::default()
+        }])?;
+        Ok(self.fd.set_msrs(&msrs).context("KVM_SET_MSRS")? == 1)
+    }
+
+    /// Writes an MSR by KVM_SET_MSRS, which must be accepted.
+    pub fn must_set_msr(&self, msr: u32, value: u64) -> Result<()> {
+        ensure!(
+            self.set_msr(msr, value)?,
+            "KVM_SET_MSRS refused {value:#x} for MSR {msr:#x}"
+        );
+        Ok(())
+    }
+
+    /// Reads all LBR registers by KVM_GET_MSRS.
+    pub fn host_snapshot(&self, lbr: Geometry) -> Result<Snapshot> {
+        let entries: Vec<_> = lbr
+            .registers()
+            .into_iter()
+            .map(|index| kvm_msr_entry {
+                index,
+                ..Default::default()
+            })
+            .collect();
+        let mut msrs = Msrs::from_entries(&entries)?;
+        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
+        ensure!(
+            count == entries.len(),
+            "KVM_GET_MSRS stopped at MSR {:#x}",
+            entries[count].index
+        );
+        let values: Vec<_> = msrs.as_slice().iter().map(|entry| entry.data).collect();
+        Snapshot::new(&values).context("no LBR registers")
+    }
+
+    /// Writes all LBR registers by KVM_SET_MSRS.
+    pub fn set_snapshot(&self, lbr: Geometry, snapshot: &Snapshot) -> Result<()> {
+        for (msr, value) in lbr.registers().into_iter().zip(snapshot.values()) {
+            self.must_set_msr(msr, value)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what [`Symbol::Jumps`] (or `JumpsOn`) leaves in the records,
+    /// newest first, given the address of its first jump.
+    pub fn expected_jumps(&self, first: Symbol, lbr: Geometry) -> Vec<Branch> {
+        let first = self.address(first);
+        (0..guest::JUMPS)
+            .rev()
+            .take(lbr.depth as usize)
+            .map(|number| first + number * guest::JUMP_STRIDE)
+            .map(|from| Branch {
+                from,
+                to: from + guest::JUMP_STRIDE,
+            })
+            .collect()
+    }
+
+    /// Returns how many exits a list of commands causes, host interrupts and
+    /// the exit at its end aside. A few more may be counted that the guest
+    /// does not cause, see [`EXIT_NOISE`].
+    pub fn exits_of(&mut self, commands: &[Command]) -> Result<u64> {
+        let stats = self.stats()?;
+        let before = stats.synchronous_exits()?;
+        self.run(commands)?;
+        Ok(stats.synchronous_exits()? - before - 1)
+    }
+
+    /// Fails unless reading all LBR registers, many times, causes no exit.
+    pub fn expect_passthrough(&mut self, lbr: Geometry) -> Result<()> {
+        let exits = self.exits_of(&many_reads(lbr))?;
+        ensure!(
+            exits <= EXIT_NOISE,
+            "{exits} exits by reading LBR registers that should be passed through"
+        );
+        Ok(())
+    }
+
+    /// Fails unless each read of an LBR register causes an exit.
+    pub fn expect_intercepted(&mut self, lbr: Geometry) -> Result<()> {
+        let commands = many_reads(lbr);
+        let exits = self.exits_of(&commands)?;
+        ensure!(
+            exits >= commands.len() as u64,
+            "only {exits} exits by {} reads of LBR registers that should be intercepted",
+            commands.len()
+        );
+        Ok(())
+    }
+
+    /// Opens the vCPU's statistics.
+    fn stats(&self) -> Result<Stats> {
+        Stats::open(self.fd.as_raw_fd())
+    }
+}
