@@ -123,7 +123,7 @@ int kvm_vmx_lbr_get_caps(struct kvm_vmx_lbr_caps *caps);
 void kvm_vmx_lbr_publish(struct kvm_vcpu *vcpu, struct perf_event *event,
 			 __u32 passthrough, __u32 attention);
 
-/* Have @service called before the next VM-entry. */
+/* Have @service called before the next VM-entry (asked by @enter: the one after). */
 void kvm_vmx_lbr_request(struct kvm_vcpu *vcpu);
 
 /* IA32_DEBUGCTL in the current VMCS of the loaded vCPU. */
@@ -172,12 +172,13 @@ struct perf_guest_lbr_owner {
 
 /*
  * Create a guest LBR event for the current task: pinned, excluding the host,
- * in call-stack mode, without a hardware counter, and exclusive: while it is
- * ACTIVE no other event uses the LBR facility, and perf neither saves,
- * restores nor clears the records.  By perf's ordinary priorities a host event
- * that is pinned to the CPU takes the facility away; the event is then in
- * ERROR state until perf_event_enable().  Release it with
- * perf_event_release_kernel().  Return the event or an ERR_PTR().
+ * without a hardware counter, and exclusive: while it is ACTIVE no other event
+ * uses the LBR facility, and perf neither saves, restores nor clears the
+ * records.  By perf's ordinary priorities a host event that is pinned to the
+ * CPU takes the facility away; the event is then in ERROR state until
+ * perf_event_enable().  Release it with perf_event_release_kernel().
+ * Return the event, for which @owner's gained() may have been called already,
+ * or an ERR_PTR().
  */
 struct perf_event *
 perf_guest_lbr_create_event(struct perf_guest_lbr_owner *owner);
