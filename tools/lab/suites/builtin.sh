@@ -5,7 +5,7 @@
 #: same = ["msr-list"]
 
 load_kvm
-subtests harness /selftests/harness
+subtests harness /selftests/kvm-selftests harness
 subtests vmx_pmu_caps_test /selftests/vmx_pmu_caps_test
-check "KVM lists its MSRs" sh -c '/selftests/msr_list >/tmp/msr-list'
+check "KVM lists its MSRs" sh -c '/selftests/kvm-selftests msr_list >/tmp/msr-list'
 artifact msr-list /tmp/msr-list

@@ -5,6 +5,6 @@
 load_kvm lbr=off
 load_guest_lbr
 for name in reclaim release isolation; do
-	subtests "lbr_$name" "/selftests/lbr_$name" --provider guest_lbr
+	subtests "lbr_$name" /selftests/kvm-selftests "lbr_$name" --provider guest_lbr
 done
 check "the module is unloaded after the tests" rmmod guest_lbr

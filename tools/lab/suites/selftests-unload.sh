@@ -3,4 +3,4 @@
 #: parts = ["module", "selftests"]
 
 load_kvm lbr=off
-subtests lbr_unload /selftests/lbr_unload
+subtests lbr_unload /selftests/kvm-selftests lbr_unload

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Test cases and their output in KTAP, the kernel's Test Anything Protocol.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 
 use crate::host::{Host, Provider};
 
@@ -25,18 +25,15 @@ pub fn skip(reason: impl Into<String>) -> Result<Verdict> {
     Ok(Verdict::Skip(reason.into()))
 }
 
-/// The command line that all tests share.
-#[derive(Debug, Parser)]
-#[command(about = "A KVM selftest; prints KTAP, exits with 0 (passed), 1 (failed) or 4 (skipped)")]
-struct Args {
+/// What a run of a suite depends on.
+#[derive(Debug)]
+pub struct Options {
     /// Run only the cases whose name contains this.
-    filter: Option<String>,
-    /// Who provides guest LBR; found out from /sys if not given.
-    #[arg(long)]
-    provider: Option<Provider>,
-    /// The module's file, for the tests that load it.
-    #[arg(long, value_name = "FILE", default_value = "/lib/modules/guest_lbr.ko")]
-    module: std::path::PathBuf,
+    pub filter: Option<String>,
+    /// Who provides guest LBR; found out if not given.
+    pub provider: Option<Provider>,
+    /// The file of guest_lbr.ko.
+    pub module: PathBuf,
 }
 
 type Run = Box<dyn Fn(&Host) -> Result<Verdict>>;
@@ -91,11 +88,10 @@ impl Suite {
         self
     }
 
-    /// Runs the cases that the command line asks for.
-    pub fn main(&self) -> ExitCode {
-        let args = Args::parse();
+    /// Runs the cases and prints what came of them.
+    pub fn run(&self, options: &Options) -> ExitCode {
         println!("TAP version 13");
-        match self.run(&args) {
+        match self.run_chosen(options) {
             Ok(code) => code,
             Err(error) => {
                 println!("Bail out! {error:#}");
@@ -104,8 +100,8 @@ impl Suite {
         }
     }
 
-    fn run(&self, args: &Args) -> Result<ExitCode> {
-        let host = match Host::probe(args.provider, &args.module) {
+    fn run_chosen(&self, options: &Options) -> Result<ExitCode> {
+        let host = match Host::probe(options.provider, &options.module) {
             Ok(host) => host,
             Err(error) => return Ok(skip_all(&format!("{error:#}"))),
         };
@@ -117,10 +113,15 @@ impl Suite {
         let chosen: Vec<&Case> = self
             .cases
             .iter()
-            .filter(|case| args.filter.as_ref().is_none_or(|f| case.name.contains(f)))
+            .filter(|case| {
+                options
+                    .filter
+                    .as_ref()
+                    .is_none_or(|f| case.name.contains(f))
+            })
             .collect();
         if chosen.is_empty() {
-            anyhow::bail!("no case's name contains {:?}", args.filter);
+            anyhow::bail!("no case's name contains {:?}", options.filter);
         }
         println!("1..{}", chosen.len());
         println!("# {host}");

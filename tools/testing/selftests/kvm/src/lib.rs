@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! KVM selftests for guest LBR (Last Branch Records).
 //!
-//! Each binary in `src/bin` is one test program in the manner of the kernel's
-//! own KVM selftests: it prints KTAP and exits with 0, 1 or 4 (passed, failed,
-//! skipped). What they have in common is here:
+//! Each file in `src/tests` is one test in the manner of the kernel's own KVM
+//! selftests: it prints KTAP and exits with 0, 1 or 4 (passed, failed, skipped).
+//! What they have in common is here:
 //!
 //! * [`ktap`]: cases, verdicts, output, command line;
 //! * [`host`]: what this host is: LBR depth and format, provider, CPUs;

@@ -16,7 +16,7 @@ use crate::stats::Stats;
 use crate::vm::{CODE, SIZE};
 
 /// How many exits may be counted in a short run that the guest did not cause.
-pub const EXIT_NOISE: u64 = 10;
+pub const EXIT_NOISE: u64 = 50;
 
 fn many_reads(lbr: Geometry) -> Vec<Command> {
     lbr.registers()

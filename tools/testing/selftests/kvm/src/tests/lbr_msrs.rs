@@ -2,8 +2,6 @@
 //! Access to the LBR registers: who may read and write what, and that all is
 //! read back exactly.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, GP};
 use kvm_selftests::host::Host;
@@ -358,7 +356,8 @@ fn empty_at_first(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     const LOST: &str = "accesses are dropped while its event is not ACTIVE";
     const UNCHECKED: &str = "values are not checked";
     let mut suite = Suite::new();
@@ -405,5 +404,5 @@ fn main() -> ExitCode {
         .case("guest_writes_userspace_reads", guest_writes_userspace_reads)
         .builtin_fails(LOST)
         .case("debugctl_round_trip", debugctl_round_trip);
-    suite.main()
+    suite
 }

@@ -2,7 +2,6 @@
 //! Two VMs and the host's own profiler share a CPU; nobody ever sees a branch of
 //! somebody else.
 
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::Arc;
@@ -173,9 +172,11 @@ fn share_a_cpu(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
-    Suite::new()
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
+    let mut suite = Suite::new();
+    suite
         .case("two_vms_and_host_share_a_cpu", share_a_cpu)
-        .builtin_fails("guests and host use the LBR at the same time")
-        .main()
+        .builtin_fails("guests and host use the LBR at the same time");
+    suite
 }

@@ -2,8 +2,6 @@
 //! What the other tests rely on, and no LBR: a guest obeys its commands, its
 //! exceptions are seen, its exits are counted.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Result};
 use kvm_ioctls::MsrFilterRangeFlags;
 use kvm_selftests::guest::{Command, Symbol, GP};
@@ -103,13 +101,15 @@ fn addresses(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
-    Suite::without_lbr()
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
+    let mut suite = Suite::without_lbr();
+    suite
         .case("commands", commands)
         .case("exceptions", exceptions)
         .case("yields", yields)
         .case("exits", exits)
         .case("filter", filter)
-        .case("addresses", addresses)
-        .main()
+        .case("addresses", addresses);
+    suite
 }

@@ -2,8 +2,6 @@
 //! A guest that uses the LBR has it: its accesses cause no exit, and its records
 //! are its own branches, in order, and no others.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Result};
 use kvm_selftests::guest::{self, Command, Symbol};
 use kvm_selftests::host::Host;
@@ -34,6 +32,8 @@ fn no_exits(host: &Host) -> Result<Verdict> {
     let writes: Vec<_> = lbr
         .registers()
         .into_iter()
+        .cycle()
+        .take(500)
         .map(|register| Command::Wrmsr(register, 1))
         .collect();
     let exits = vcpu.exits_of(&writes)?;
@@ -111,7 +111,8 @@ fn call_stack(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     let mut suite = Suite::new();
     suite
         .case("no_exits", no_exits)
@@ -131,5 +132,5 @@ fn main() -> ExitCode {
         suite.case(format!("select_{name}"), move |host| select(host, 1 << bit));
     }
     suite.case("call_stack", call_stack);
-    suite.main()
+    suite
 }

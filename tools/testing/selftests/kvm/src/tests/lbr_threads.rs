@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Userspace reads and writes LBR registers on another thread than the vCPU's.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Context, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{cpus, pin_to, Host};
@@ -133,10 +131,12 @@ fn other_thread(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     const DUMMY: &str = "reads 0 and drops writes on any other thread";
     const CALLER: &str = "its event belongs to the thread of the ioctl";
-    Suite::new()
+    let mut suite = Suite::new();
+    suite
         .case("get_and_set_same_cpu", |host| get_and_set(host, false))
         .builtin_fails(DUMMY)
         .case("get_and_set_other_cpu", |host| get_and_set(host, true))
@@ -150,6 +150,6 @@ fn main() -> ExitCode {
         })
         .builtin_fails(CALLER)
         .case("other_thread", other_thread)
-        .builtin_fails(CALLER)
-        .main()
+        .builtin_fails(CALLER);
+    suite
 }

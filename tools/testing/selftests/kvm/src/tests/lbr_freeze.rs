@@ -2,8 +2,6 @@
 //! DEBUGCTL.FREEZE_LBRS_ON_PMI for a guest with perfmon version 2: recording
 //! stops before the guest's PMI handler runs.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Context, Result};
 use kvm_selftests::guest::{self, Symbol};
 use kvm_selftests::host::Host;
@@ -104,11 +102,13 @@ fn goes_on(host: &Host, lvtpc: u64) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
-    Suite::new()
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
+    let mut suite = Suite::new();
+    suite
         .case("interrupt_freezes", |host| freezes(host, LVT_FIXED))
         .case("nmi_freezes", |host| freezes(host, msr::LVT_NMI))
         .case("interrupt_goes_on", |host| goes_on(host, LVT_FIXED))
-        .case("nmi_goes_on", |host| goes_on(host, msr::LVT_NMI))
-        .main()
+        .case("nmi_goes_on", |host| goes_on(host, msr::LVT_NMI));
+    suite
 }

@@ -2,8 +2,6 @@
 //! Userspace's MSR filter is obeyed at once, also where the LBR registers were
 //! passed through before.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Result};
 use kvm_ioctls::MsrFilterRangeFlags as Flags;
 use kvm_selftests::guest::{Command, GP};
@@ -98,7 +96,8 @@ fn while_passed_through(host: &Host, denied: Flags) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     let mut suite = Suite::new();
     for (name, flags) in SORTS {
         suite
@@ -110,5 +109,5 @@ fn main() -> ExitCode {
             })
             .builtin_fails("a new filter is ignored until the next interception");
     }
-    suite.main()
+    suite
 }

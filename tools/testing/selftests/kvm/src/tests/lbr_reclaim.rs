@@ -2,7 +2,6 @@
 //! The host takes the LBR from a running guest by an event pinned to the CPU:
 //! both sides keep what is theirs, and the guest gets it back.
 
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -278,7 +277,8 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     const BOTH: &str = "guest and host use the LBR at the same time";
     let mut suite = Suite::new();
     suite
@@ -295,5 +295,5 @@ fn main() -> ExitCode {
         .case("flexible_waits", flexible_waits)
         .case("by_ipi", by_ipi)
         .builtin_fails(BOTH);
-    suite.main()
+    suite
 }

@@ -2,9 +2,6 @@
 //! Life of the module: what loading and unloading means for VMs that exist. Run
 //! it on a host with kvm_intel.lbr=off; it leaves the module unloaded.
 
-use std::fs::File;
-use std::process::ExitCode;
-
 use anyhow::{bail, ensure, Context, Result};
 use kvm_selftests::guest::{Symbol, GP};
 use kvm_selftests::host::{module_loaded, parameter, Host};
@@ -14,6 +11,7 @@ use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 use nix::errno::Errno;
 use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
+use std::fs::File;
 
 fn load(host: &Host) -> Result<()> {
     let file = File::open(&host.module)
@@ -154,11 +152,13 @@ fn twice(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
-    Suite::without_lbr()
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
+    let mut suite = Suite::without_lbr();
+    suite
         .case("for_new_vms", for_new_vms)
         .case("busy_while_in_use", busy_while_in_use)
         .case("again", again)
-        .case("twice", twice)
-        .main()
+        .case("twice", twice);
+    suite
 }

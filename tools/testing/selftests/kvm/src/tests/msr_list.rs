@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kvm_bindings::{kvm_msr_entry, Msrs};
 use kvm_ioctls::Kvm;
 
-fn main() -> Result<()> {
+pub(crate) fn print() -> Result<()> {
     let kvm = Kvm::new().context("/dev/kvm cannot be opened; load kvm-intel, be root")?;
     for msr in kvm.get_msr_index_list()?.as_slice() {
         println!("save {msr:#x}");

@@ -2,8 +2,6 @@
 //! A guest that does not use the LBR for a scheduling slice gives it back, and
 //! loses nothing by that.
 
-use std::process::ExitCode;
-
 use anyhow::{ensure, Context, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{cpus, pin_to, Host};
@@ -120,14 +118,16 @@ fn kept_while_recording(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn main() -> ExitCode {
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
     const NO_TRACE: &str = "it has no tracepoints to see it by";
-    Suite::new()
+    let mut suite = Suite::new();
+    suite
         .case("written", written)
         .builtin_fails(NO_TRACE)
         .case("recorded", recorded)
         .builtin_fails(NO_TRACE)
         .case("kept_while_recording", kept_while_recording)
-        .builtin_fails(NO_TRACE)
-        .main()
+        .builtin_fails(NO_TRACE);
+    suite
 }

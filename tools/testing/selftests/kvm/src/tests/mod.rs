@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tests, one file each.
+
+use anyhow::Result;
+use kvm_selftests::ktap::Suite;
+
+mod harness;
+mod lbr_filter;
+mod lbr_freeze;
+mod lbr_isolation;
+mod lbr_msrs;
+mod lbr_passthrough;
+mod lbr_reclaim;
+mod lbr_release;
+mod lbr_threads;
+mod lbr_unload;
+mod msr_list;
+
+/// What the program can do under a name.
+#[derive(Clone, Copy)]
+pub(crate) enum Action {
+    /// Run the cases.
+    Test(fn() -> Suite),
+    /// Print something.
+    Print(fn() -> Result<()>),
+}
+
+/// All names.
+pub(crate) const ALL: &[(&str, Action)] = &[
+    ("harness", Action::Test(harness::suite)),
+    ("lbr_msrs", Action::Test(lbr_msrs::suite)),
+    ("lbr_passthrough", Action::Test(lbr_passthrough::suite)),
+    ("lbr_freeze", Action::Test(lbr_freeze::suite)),
+    ("lbr_filter", Action::Test(lbr_filter::suite)),
+    ("lbr_threads", Action::Test(lbr_threads::suite)),
+    ("lbr_reclaim", Action::Test(lbr_reclaim::suite)),
+    ("lbr_release", Action::Test(lbr_release::suite)),
+    ("lbr_isolation", Action::Test(lbr_isolation::suite)),
+    ("lbr_unload", Action::Test(lbr_unload::suite)),
+    ("msr_list", Action::Print(msr_list::print)),
+];
