@@ -209,3 +209,73 @@ impl fmt::Display for Exception {
 }
 
 impl std::error::Error for Exception {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(offset: u64) -> &'static [u8] {
+        &image()[offset as usize..]
+    }
+
+    #[test]
+    fn jumps_have_the_stride_that_tests_count_on() {
+        for first in [Symbol::JumpsFirst, Symbol::JumpsOnFirst] {
+            for number in 0..JUMPS {
+                let jump = code(first.offset() + number * JUMP_STRIDE);
+                assert_eq!(jump[..3], [0xeb, 0x01, 0x90], "jump {number}");
+            }
+            // Not one more.
+            let behind = code(first.offset() + JUMPS * JUMP_STRIDE);
+            assert_ne!(behind[0], 0xeb);
+        }
+        let marks = code(Symbol::PmiMarks.offset());
+        assert_eq!(marks[..6], [0xeb, 0x01, 0x90, 0xeb, 0x01, 0x90]);
+    }
+
+    #[test]
+    fn table_of_kinds_names_the_right_instructions() {
+        let opcodes: [(u64, &[u8]); 11] = [
+            (7, &[0xeb]),
+            (2, &[0x74]),
+            (3, &[0xe8]),
+            (5, &[0xc3]),
+            (4, &[0xff, 0xd3]),
+            (5, &[0xc3]),
+            (6, &[0xff, 0xe6]),
+            (8, &[0x0f, 0x0b]),
+            (7, &[0xe9]),
+            (2, &[0x74]),
+            (8, &[0x48, 0xcf]),
+        ];
+        let kinds = kinds();
+        assert_eq!(kinds.len(), opcodes.len());
+        for (kind, (bit, opcode)) in kinds.iter().zip(opcodes) {
+            assert_eq!(kind.bit, bit, "{kind:x?}");
+            assert!(code(kind.from).starts_with(opcode), "{kind:x?}");
+        }
+        // One goes on where the last one led, up to the next branch.
+        for pair in kinds.windows(2) {
+            assert!((pair[0].to..pair[0].to + 32).contains(&pair[1].from));
+        }
+    }
+
+    #[test]
+    fn exception_stubs_are_16_bytes_apart() {
+        for vector in 0..32_u64 {
+            let stub = code(Symbol::Exceptions.offset() + 16 * vector);
+            let has_error_code = matches!(vector, 8 | 10..=14 | 17 | 21);
+            let push = if has_error_code { stub } else { &stub[2..] };
+            assert_eq!(push[..2], [0x6a, vector as u8], "vector {vector}");
+        }
+    }
+
+    #[test]
+    fn outcome_is_a_result_or_an_exception() {
+        let mut raw = RawCommand::new(Command::Wrmsr(0x1c8, 5), 0);
+        raw.vector = 13;
+        assert_eq!(raw.outcome(), Err(GP));
+        (raw.vector, raw.result) = (u64::MAX, 7);
+        assert_eq!(raw.outcome(), Ok(7));
+    }
+}

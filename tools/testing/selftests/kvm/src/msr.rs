@@ -194,3 +194,75 @@ impl Snapshot {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LBR: Geometry = Geometry {
+        format: 5,
+        depth: 32,
+    };
+
+    #[test]
+    fn registers_are_numbered_as_in_the_manual() {
+        let all = LBR.registers();
+        assert_eq!(all.len(), 2 + 3 * 32);
+        assert_eq!(all[..3], [0x1c8, 0x1c9, 0x680]);
+        assert_eq!(all[33..35], [0x69f, 0x6c0]);
+        assert_eq!(all[65..67], [0x6df, 0xdc0]);
+        assert_eq!(all.last(), Some(&0xddf));
+    }
+
+    #[test]
+    fn branches_are_read_from_the_newest_backwards() {
+        let mut snapshot = Snapshot::empty(LBR);
+        snapshot.tos = 1;
+        for (index, value) in [(0, 10), (1, 11), (31, 9), (32, 20), (33, 21), (63, 19)] {
+            snapshot.records[index] = value;
+        }
+        let newest: Vec<_> = snapshot.branches(LBR).into_iter().take(4).collect();
+        let expected = [(11, 21), (10, 20), (9, 19), (0, 0)];
+        assert_eq!(newest, expected.map(|(from, to)| Branch { from, to }));
+    }
+
+    #[test]
+    fn flags_are_no_part_of_an_address() {
+        let flags = Geometry {
+            format: 4,
+            depth: 16,
+        };
+        assert_eq!(flags.address(0x8000_1234_5678_9abc), 0x1234_5678_9abc);
+        assert_eq!(LBR.address(0x8000_1234_5678_9abc), 0x8000_1234_5678_9abc);
+        assert!(!flags.has_info());
+    }
+
+    #[test]
+    fn any_register_that_differs_is_found() {
+        let was = Snapshot::pattern(LBR, 1);
+        was.expect_same(&was.clone(), LBR).unwrap();
+        for index in 0..was.values().len() {
+            let mut values = was.values();
+            values[index] ^= 1;
+            let is = Snapshot::new(&values).unwrap();
+            let error = was.expect_same(&is, LBR).unwrap_err().to_string();
+            let name = format!("MSR {:#x} is", LBR.registers()[index]);
+            assert!(error.starts_with(&name), "{error}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_legal_and_have_holes() {
+        for seed in 0..8 {
+            let pattern = Snapshot::pattern(LBR, seed);
+            assert!(pattern.select < 1 << 10 && pattern.tos < 32);
+            assert_ne!(pattern, Snapshot::pattern(LBR, seed + 1));
+            let (addresses, info) = pattern.records.split_at(64);
+            assert!(addresses.iter().all(|address| address >> 47 == 0));
+            assert!(info.iter().all(|info| info & !(1 << 63 | 0xffff) == 0));
+            for sort in pattern.records.chunks(32) {
+                assert!(sort.contains(&0) && sort.iter().any(|value| *value != 0));
+            }
+        }
+    }
+}
