@@ -155,8 +155,8 @@ void vmx_set_intercept_for_msr(struct kvm_vcpu *vcpu, __u32 msr, int type,
  *		LBR_TOS and LBR_SELECT before a guest can see them.
  * @lost:	the LBR facility is about to be taken from the event; the
  *		hardware holds the owner's records for the last time.
- * @sync:	perf_event_read_value() was called on the ACTIVE event, maybe by
- *		another CPU: bring the owner's copy up to date.
+ * @sync:	perf_guest_lbr_sync_event() was called, maybe by another CPU:
+ *		bring the owner's copy up to date.
  * @data:	for the owner's use
  *
  * All are called on the CPU that the event is on, interrupts disabled, with
@@ -182,5 +182,11 @@ struct perf_guest_lbr_owner {
  */
 struct perf_event *
 perf_guest_lbr_create_event(struct perf_guest_lbr_owner *owner);
+
+/*
+ * Bring the owner's copy up to date, from any task, may sleep: if the hardware
+ * holds the records of @event, sync() has been called when this returns.
+ */
+void perf_guest_lbr_sync_event(struct perf_event *event);
 
 #endif /* _LINUX_KVM_VMX_LBR_H */
