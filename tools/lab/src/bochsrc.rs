@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Describes a machine to the emulator.
+
+use std::path::Path;
+
+use emu_model::machine::Machine;
+
+/// The machine's real-time clock at power-on, in seconds since 1970: a number, so
+/// that every run sees the same.
+const START: u32 = 1_700_000_000;
+
+/// Where the first serial port, the console, goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Console<'a> {
+    /// Into a file.
+    File(&'a Path),
+    /// To and from a terminal device.
+    Terminal(&'a Path),
+}
+
+/// The configuration for `machine` booting from `iso`; the second serial port goes
+/// into the file `results`, the emulator's own messages into `log`.
+pub fn generate(
+    machine: &Machine,
+    iso: &Path,
+    console: Console<'_>,
+    results: &Path,
+    log: &Path,
+) -> String {
+    let (mode, device) = match console {
+        Console::File(path) => ("file", path),
+        Console::Terminal(path) => ("term", path),
+    };
+    format!(
+        "display_library: nogui\n\
+         cpu: model={}, count={}, ips={}, ignore_bad_msrs=1\n\
+         memory: guest={mib}, host={mib}\n\
+         clock: sync=none, time0={START}\n\
+         romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+         vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
+         boot: cdrom\n\
+         ata0-master: type=cdrom, path={}, status=inserted\n\
+         com1: enabled=1, mode={mode}, dev={}\n\
+         com2: enabled=1, mode=file, dev={}\n\
+         log: {}\n\
+         panic: action=fatal\n\
+         error: action=report\n\
+         info: action=report\n\
+         debug: action=ignore\n",
+        machine.cpu.model,
+        machine.cpu.count,
+        machine.cpu.ips,
+        iso.display(),
+        device.display(),
+        results.display(),
+        log.display(),
+        mib = machine.memory.mib,
+    )
+}

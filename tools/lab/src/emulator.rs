@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs the emulator and stops it when it hangs.
+//!
+//! Limits count the emulator's CPU time: it does not pass more quickly when the
+//! build machine is busy, and a machine that sleeps for ever still uses it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
+use emu_model::machine::MACHINE_VARIABLE;
+
+/// How long nothing may come out of either serial port, in CPU time.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Wall time beyond `seconds` times this is a hang that uses no CPU.
+const WALL_FACTOR: u32 = 8;
+/// What the machine may still print after a kernel panic, in CPU time.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(50);
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine switched itself off.
+    PowerOff,
+    /// It did not; why.
+    Failed(String),
+}
+
+/// One run to be.
+pub struct Emulator<'a> {
+    /// The program.
+    pub bochs: &'a Path,
+    /// The machine description, for the emulator's own use.
+    pub machine: &'a Path,
+    /// Its configuration.
+    pub bochsrc: &'a Path,
+    /// Where it may leave files.
+    pub folder: &'a Path,
+    /// Limit of CPU time; none for an interactive run.
+    pub limit: Option<Duration>,
+}
+
+/// Reads what is appended to a file.
+#[derive(Debug)]
+struct Tail {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Tail {
+    fn more(&mut self) -> Vec<u8> {
+        let mut data = Vec::new();
+        // Until the emulator makes the file there is nothing to read.
+        if let Ok(mut file) = File::open(&self.path) {
+            if file.seek(SeekFrom::Start(self.offset)).is_ok()
+                && file.read_to_end(&mut data).is_ok()
+            {
+                self.offset += data.len() as u64;
+            }
+        }
+        data
+    }
+}
+
+/// A child that does not outlive us.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Guard {
+    fn cpu_time(&self) -> Option<Duration> {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).ok()?);
+        let clock = clock_getcpuclockid(pid).ok()?;
+        Some(Duration::from(clock.now().ok()?))
+    }
+}
+
+impl Emulator<'_> {
+    /// Starts the emulator.
+    fn spawn(&self) -> Result<Guard> {
+        let out = File::create(self.folder.join("bochs.out"))?;
+        let child = Command::new(self.bochs)
+            .args(["-q", "-f"])
+            .arg(self.bochsrc)
+            .current_dir(self.folder)
+            .env(MACHINE_VARIABLE, self.machine)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("{} does not run; run `make emu`", self.bochs.display()))?;
+        Ok(Guard(child))
+    }
+
+    /// Runs to the end, and hands over what appears in the files `console` and
+    /// `results` while it appears.
+    ///
+    /// # Errors
+    ///
+    /// If the emulator cannot be started.
+    pub fn run(
+        &self,
+        console: &Path,
+        results: &Path,
+        watch: &mut dyn FnMut(Output<'_>) -> Flow,
+    ) -> Result<(End, Duration)> {
+        let mut child = self.spawn()?;
+        let start = Instant::now();
+        let mut tails = [console, results].map(|path| Tail {
+            path: path.to_owned(),
+            offset: 0,
+        });
+        let mut used = Duration::ZERO;
+        let mut last_output = Duration::ZERO;
+        let mut panicked = None;
+        let mut seen = Vec::new();
+        loop {
+            let status = child.0.try_wait()?;
+            used = child.cpu_time().unwrap_or(used).max(used);
+            let [console, results] = &mut tails;
+            let (console, results) = (console.more(), results.more());
+            if !console.is_empty() || !results.is_empty() {
+                last_output = used;
+            }
+            if self.limit.is_some() && panicked.is_none() {
+                // A line may come in two pieces.
+                seen.extend_from_slice(&console);
+                if seen.windows(12).any(|w| w == b"Kernel panic") {
+                    panicked = Some(used);
+                }
+                seen.drain(..seen.len().saturating_sub(11));
+            }
+            let flow = watch(Output {
+                console: &console,
+                results: &results,
+            });
+            if let Some(status) = status {
+                return Ok((self.ended(&status.to_string()), used));
+            }
+            if let Flow::Stop = flow {
+                return Ok((End::Failed("stopped".into()), used));
+            }
+            if let Some(why) = self.overdue(used, last_output, panicked, start.elapsed()) {
+                return Ok((End::Failed(why), used));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn overdue(
+        &self,
+        used: Duration,
+        last_output: Duration,
+        panicked: Option<Duration>,
+        wall: Duration,
+    ) -> Option<String> {
+        let limit = self.limit?;
+        if panicked.is_some_and(|at| used > at + LAST_WORDS) {
+            return Some("the host's kernel panicked".into());
+        }
+        if used > limit {
+            return Some(format!("not done in {} s of CPU time", limit.as_secs()));
+        }
+        if used > last_output + SILENCE {
+            return Some(format!(
+                "hangs: no output in {} s of CPU time",
+                SILENCE.as_secs()
+            ));
+        }
+        if wall > limit * WALL_FACTOR {
+            return Some(format!(
+                "hangs: {} s gone by and little CPU used",
+                wall.as_secs()
+            ));
+        }
+        None
+    }
+
+    /// Judges by the emulator's last words: it calls even a power-off a panic.
+    fn ended(&self, status: &str) -> End {
+        let text = std::fs::read(self.folder.join("bochs.log")).unwrap_or_default();
+        let out = std::fs::read(self.folder.join("bochs.out")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned() + &String::from_utf8_lossy(&out);
+        let panic = text.lines().rev().find(|line| {
+            line.contains(">>PANIC<<")
+                || line.contains("PANIC]")
+                || line.trim_start().starts_with("error:")
+        });
+        match panic {
+            _ if text.contains("soft power off") => End::PowerOff,
+            Some(line) => End::Failed(format!("the emulator gave up: {}", line.trim())),
+            None => End::Failed(format!("the emulator ended with {status}")),
+        }
+    }
+}
+
+/// New bytes from the serial ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// First port.
+    pub console: &'a [u8],
+    /// Second port.
+    pub results: &'a [u8],
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Stop the emulator.
+    Stop,
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use emu_model::machine::Machine;
+
+use lab::places::{Places, Products};
+use lab::run::{self, Options};
+use lab::suite::{self, Suite};
+
+/// Emulated Intel hosts to try KVM and perf on.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    products: Products,
+    /// Show the console and the results as they come
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Name the machines and the suites
+    List,
+    /// Run one suite
+    Run {
+        /// A machine, as `lab list` names it, or the path of a description
+        machine: String,
+        /// The suite
+        #[arg(long)]
+        suite: String,
+        /// Add this to the host's kernel command line
+        #[arg(long, default_value = "")]
+        append: String,
+        /// Set a shell variable of the suite
+        #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+        set: Vec<(String, String)>,
+    },
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value))
+            if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') =>
+        {
+            Ok((name.into(), value.into()))
+        }
+        _ => Err("it has the form NAME=VALUE".into()),
+    }
+}
+
+fn list(places: &Places) -> Result<ExitCode> {
+    println!("machines:");
+    let mut names: Vec<_> = std::fs::read_dir(places.machines())?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    names.sort();
+    for path in names {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        println!("  {name:<16} {}", Machine::load(&path)?.description);
+    }
+    println!("suites:");
+    for suite in suite::all(&places.suites())? {
+        println!("  {:<16} {}", suite.name, suite.about);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verdict(success: bool) -> ExitCode {
+    if success {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_suite(places: &Places, options: &Options, machine: &str, name: &str) -> Result<ExitCode> {
+    let suite = Suite::load(&places.suites(), name)?;
+    let mut success = true;
+    for kernel in &suite.kernels {
+        let outcome = run::suite(places, options, &suite, machine, kernel)?;
+        print!("{}", outcome.details());
+        println!("{}", outcome.summary());
+        success &= outcome.sum().is_success();
+    }
+    Ok(verdict(success))
+}
+
+fn command(arguments: Arguments) -> Result<ExitCode> {
+    let places = Places::new(arguments.products)?;
+    let mut options = Options {
+        verbose: arguments.verbose,
+        ..Options::default()
+    };
+    match arguments.command {
+        Command::List => list(&places),
+        Command::Run {
+            machine,
+            suite,
+            append,
+            set,
+        } => {
+            options.variables = set;
+            options.append = append;
+            run_suite(&places, &options, &machine, &suite)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match command(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

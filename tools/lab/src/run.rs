@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs one suite on one machine with one kernel, and judges it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use emu_model::machine::Machine;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::bochsrc::{self, Console};
+use crate::emulator::{Emulator, End, Flow, Output};
+use crate::initramfs::{self, Job};
+use crate::iso;
+use crate::junit;
+use crate::ktap::{self, Report, Sum};
+use crate::places::Places;
+use crate::protocol::{self, Transcript};
+use crate::splat::Splats;
+use crate::suite::{Part, Suite};
+
+/// The host's kernel command line.  Warnings and worse appear on the console;
+/// the rest is in the log that a suite saves, as each line costs much time.
+pub const APPEND: &str = "console=ttyS0 loglevel=5 tsc=reliable nokaslr panic=0 oops=panic";
+
+/// Choices that are the same for all runs of a command.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Show the console and the results as they come.
+    pub verbose: bool,
+    /// Added to the host's kernel command line.
+    pub append: String,
+    /// Shell variables for the suite.
+    pub variables: Vec<(String, String)>,
+}
+
+/// What is to be booted.
+pub struct Boot<'a> {
+    /// A name for messages and the log folder.
+    pub name: String,
+    /// Name or path of the machine.
+    pub machine: &'a str,
+    /// Name of the kernel, `kernel` or `kernel-vanilla`.
+    pub kernel: &'a str,
+    /// Parts of the initramfs.
+    pub parts: &'a [Part],
+    /// What runs inside.
+    pub job: Job<'a>,
+    /// Limit of the emulator's CPU time.
+    pub limit: Option<Duration>,
+}
+
+/// Files of one boot, all in its log folder.
+pub struct Files {
+    /// The log folder.
+    pub log: PathBuf,
+    /// First serial port.
+    pub console: PathBuf,
+    /// Second serial port.
+    pub results: PathBuf,
+    /// Boot medium.
+    pub iso: PathBuf,
+    bochsrc: PathBuf,
+}
+
+impl Files {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub fn new(places: &Places, name: &str) -> Result<Self> {
+        let log = places.log(name)?;
+        Ok(Self {
+            console: log.join("console"),
+            results: log.join("results"),
+            iso: log.join("boot.iso"),
+            bochsrc: log.join("bochsrc"),
+            log,
+        })
+    }
+}
+
+impl Boot<'_> {
+    /// Makes the boot medium and boots until the machine is off.
+    ///
+    /// # Errors
+    ///
+    /// If something that is needed is missing.
+    pub fn run(
+        &self,
+        places: &Places,
+        files: &Files,
+        console: Console<'_>,
+        append: &str,
+        watch: &mut dyn FnMut(Output<'_>) -> Flow,
+    ) -> Result<(End, Duration)> {
+        let path = places
+            .machine(self.machine)
+            .canonicalize()
+            .with_context(|| format!("no machine {}; `lab list` names them", self.machine))?;
+        let machine = Machine::load(&path)?;
+        let bochs = places.bochs()?;
+        let kernel = places.kernel(self.kernel)?;
+        let archives = initramfs::build(places, &kernel, self.parts, &self.job, &files.log)?;
+        let append = format!("{APPEND} {append}");
+        iso::build(
+            &files.iso,
+            &initramfs::bzimage(&kernel)?,
+            &archives,
+            &append,
+        )?;
+        let log = files.log.join("bochs.log");
+        let config = bochsrc::generate(&machine, &files.iso, console, &files.results, &log);
+        fs::write(&files.bochsrc, config)?;
+        let emulator = Emulator {
+            bochs: &bochs,
+            machine: &path,
+            bochsrc: &files.bochsrc,
+            folder: &files.log,
+            limit: self.limit,
+        };
+        let ended = emulator.run(&files.console, &files.results, watch)?;
+        // Large, and quickly made again.
+        drop(fs::remove_file(&files.iso));
+        drop(fs::remove_file(files.log.join("job.gz")));
+        Ok(ended)
+    }
+}
+
+/// What became of a suite.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Suite, machine and kernel, as shown.
+    pub title: String,
+    /// All results; whatever else went wrong is among its problems.
+    pub report: Report,
+    /// What came out of the second serial port.
+    pub transcript: Transcript,
+    /// Faults that the suite allows, with the reasons.
+    pub allowed: Vec<(String, String)>,
+    /// The emulator's CPU time.
+    pub time: Duration,
+    /// Where the logs are.
+    pub log: PathBuf,
+}
+
+impl Outcome {
+    /// Numbers of tests; each problem counts as a failed one.
+    pub fn sum(&self) -> Sum {
+        self.report.sum()
+    }
+
+    /// One line with the numbers.
+    pub fn summary(&self) -> String {
+        format!(
+            "{:<40} {:>4} s   {}",
+            self.title,
+            self.time.as_secs(),
+            self.sum()
+        )
+    }
+
+    /// Failed tests with their diagnostics, problems, skips with reasons.
+    pub fn details(&self) -> String {
+        let mut text = String::new();
+        for test in &self.report.tests {
+            test.leaves("", &mut |path, leaf| match &leaf.status {
+                ktap::Status::Failed => {
+                    for line in last(&leaf.output, 30) {
+                        text.push_str(&format!("    {line}\n"));
+                    }
+                    text.push_str(&format!("  FAILED  {path}\n"));
+                }
+                ktap::Status::Skipped(reason) => {
+                    text.push_str(&format!("  skipped {path}: {reason}\n"));
+                }
+                ktap::Status::Passed => (),
+            });
+        }
+        if !self.report.problems.is_empty() {
+            for line in last(&self.report.trailing, 20) {
+                text.push_str(&format!("    {line}\n"));
+            }
+        }
+        for problem in &self.report.problems {
+            text.push_str(&format!("  FAILED  {problem}\n"));
+        }
+        for (line, reason) in &self.allowed {
+            text.push_str(&format!("  allowed {line} ({reason})\n"));
+        }
+        if self.report.problems.len() + self.sum().failed > 0 {
+            text.push_str(&format!("  logs: {}\n", self.log.display()));
+        }
+        text
+    }
+}
+
+fn last(lines: &[String], count: usize) -> &[String] {
+    &lines[lines.len().saturating_sub(count)..]
+}
+
+/// A progress line; where there is no terminal it shows nothing.
+fn progress(title: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(title.to_owned());
+    bar
+}
+
+/// Runs `suite` on `machine` with the kernel named `kernel`.
+///
+/// # Errors
+///
+/// If it cannot be started.  A suite that fails is an [`Outcome`].
+pub fn suite(
+    places: &Places,
+    options: &Options,
+    suite: &Suite,
+    machine: &str,
+    kernel: &str,
+) -> Result<Outcome> {
+    let title = format!("{} ({machine}, {kernel})", suite.name);
+    let stem = Path::new(machine)
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let files = Files::new(places, &format!("{}/{stem}-{kernel}", suite.name))?;
+    let mut variables = options.variables.clone();
+    variables.push(("LAB_KERNEL".into(), kernel.into()));
+    let boot = Boot {
+        name: suite.name.clone(),
+        machine,
+        kernel,
+        parts: &suite.parts,
+        job: Job {
+            mode: "suite",
+            script: Some(&suite.script),
+            variables: &variables,
+        },
+        limit: Some(Duration::from_secs(suite.seconds)),
+    };
+    let bar = progress(&title);
+    bar.set_message("booting");
+    let mut stream = Vec::new();
+    let mut console = Vec::new();
+    let (end, time) = boot.run(
+        places,
+        &files,
+        Console::File(&files.console),
+        &options.append,
+        &mut |output| {
+            stream.extend_from_slice(output.results);
+            console.extend_from_slice(output.console);
+            if options.verbose {
+                show(output.console);
+                show(output.results);
+            } else if !output.results.is_empty() {
+                bar.set_message(latest(&stream));
+            }
+            bar.tick();
+            Flow::Continue
+        },
+    )?;
+    bar.finish_and_clear();
+    let outcome = judge(title, suite, &stream, &console, end, time, files.log);
+    save(&outcome)?;
+    Ok(outcome)
+}
+
+fn show(bytes: &[u8]) {
+    use std::io::Write;
+    // A closed standard output is the reader's choice.
+    drop(std::io::stdout().write_all(bytes));
+    drop(std::io::stdout().flush());
+}
+
+/// The last whole line, for the progress line.
+fn latest(stream: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&stream[stream.len().saturating_sub(400)..]).into_owned();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn judge(
+    title: String,
+    suite: &Suite,
+    stream: &[u8],
+    console: &[u8],
+    end: End,
+    time: Duration,
+    log: PathBuf,
+) -> Outcome {
+    let transcript = protocol::parse(stream);
+    let mut report = ktap::parse(&transcript.text);
+    if let End::Failed(why) = end {
+        report.problems.insert(0, why);
+    } else if transcript.exit.is_none() {
+        report
+            .problems
+            .insert(0, "the machine went off before the suite's end".into());
+    }
+    report.problems.extend(transcript.problems.iter().cloned());
+    let mut splats = Splats::default();
+    splats.scan("host", &String::from_utf8_lossy(console), &suite.allow);
+    for (name, data) in &transcript.files {
+        let source = match name.strip_prefix("console-") {
+            Some(guest) => guest,
+            None if name == "dmesg" => "host",
+            None => continue,
+        };
+        splats.scan(source, &String::from_utf8_lossy(data), &suite.allow);
+    }
+    let faults = splats
+        .found
+        .iter()
+        .map(|line| format!("kernel fault: {line}"));
+    report.problems.extend(faults);
+    Outcome {
+        title,
+        report,
+        transcript,
+        allowed: splats.allowed,
+        time,
+        log,
+    }
+}
+
+/// Writes artifacts, results and JUnit into the log folder.
+///
+/// # Errors
+///
+/// If that fails.
+pub fn save(outcome: &Outcome) -> Result<()> {
+    let write = |name: &str, data: &[u8]| {
+        let path = outcome.log.join(name);
+        fs::write(&path, data).with_context(|| format!("writing {}", path.display()))
+    };
+    write("results.ktap", &outcome.transcript.text)?;
+    for (name, data) in &outcome.transcript.files {
+        write(name, data)?;
+    }
+    write("junit.xml", junit::write(&[outcome])?.as_bytes())
+}

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "The lab itself: the host boots, KVM loads, a guest answers"
+#: parts = ["qemu"]
+
+check_same "runs on the expected machine" GenuineIntel \
+	"$(sed -n 's/^vendor_id.*: //p' /proc/cpuinfo | head -n 1)"
+check "kvm_intel loads" load_kvm
+check "a guest starts" guest_start
+check_same "a guest's command prints" "hello world" "$(guest_run echo hello world)"
+guest_run exit 7
+check_same "a guest's exit status comes out" 7 $?
+check "a guest stops" guest_stop
+check "kvm_intel unloads" unload_kvm
