@@ -225,6 +225,22 @@ impl Facility {
         index(self.info).map(Register::Info)
     }
 
+    /// Returns the number of `register`, if the facility has it.
+    pub fn msr(&self, register: Register) -> Option<u32> {
+        let record = |first: u32, i: usize| {
+            let i = u32::try_from(i).ok().filter(|i| *i < self.depth)?;
+            first.checked_add(i)
+        };
+        match register {
+            Register::Select => Some(MSR_LBR_SELECT),
+            Register::Tos => Some(MSR_LBR_TOS),
+            Register::From(i) => record(self.from, i),
+            Register::To(i) => record(self.to, i),
+            Register::Info(_) if self.info == 0 => None,
+            Register::Info(i) => record(self.info, i),
+        }
+    }
+
     /// Returns the numbers of all LBR MSRs, in consecutive ranges.
     pub fn msr_ranges(&self) -> [Range<u32>; 4] {
         let records = |first: u32| first..first.wrapping_add(self.depth);

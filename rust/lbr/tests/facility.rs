@@ -312,6 +312,9 @@ proptest! {
             let facility = facility(description);
             let in_range = facility.msr_ranges().iter().any(|range| range.contains(&msr));
             prop_assert_eq!(in_range, facility.register(msr).is_some());
+            if let Some(register) = facility.register(msr) {
+                prop_assert_eq!(facility.msr(register), Some(msr));
+            }
         }
     }
 }
