@@ -36,7 +36,8 @@ impl Registration {
             set_msr: Some(set_msr),
             get_debugctl: Some(get_debugctl),
             set_debugctl: Some(set_debugctl),
-            debugctl_written: Some(debugctl_written),
+            // set_debugctl() sees all writes.
+            debugctl_written: None,
             deliver_pmi: Some(deliver_pmi),
             service: Some(service),
             enter: Some(enter),
@@ -130,7 +131,6 @@ operation!(
 );
 operation!(get_debugctl(vmcs: u64) -> u64, |vcpu| vcpu.get_debugctl(vmcs));
 operation!(set_debugctl(debugctl: u64) -> u64, |vcpu| vcpu.set_debugctl(debugctl));
-operation!(debugctl_written(debugctl: u64), |vcpu| vcpu.debugctl_written(debugctl));
 operation!(deliver_pmi(version: u32), |vcpu| vcpu.deliver_pmi(version));
 operation!(service(new_slice: u32), |vcpu| vcpu.service(new_slice != 0));
 operation!(enter(active: u32), |vcpu| vcpu.enter(active != 0));

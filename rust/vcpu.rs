@@ -109,7 +109,12 @@ impl Vcpu {
     }
 
     fn accessed(&mut self) {
-        if self.machine.accessed() {
+        self.machine.accessed();
+        self.request_service();
+    }
+
+    fn request_service(&self) {
+        if self.machine.wants_service() {
             self.kvm.request();
         }
     }
@@ -119,13 +124,9 @@ impl Vcpu {
     }
 
     pub(crate) fn set_debugctl(&mut self, debugctl: u64) -> u64 {
-        self.machine.set_shadow(debugctl)
-    }
-
-    pub(crate) fn debugctl_written(&mut self, debugctl: u64) {
-        if self.machine.debugctl_written(debugctl) {
-            self.kvm.request();
-        }
+        let vmcs = self.machine.set_shadow(debugctl);
+        self.request_service();
+        vmcs
     }
 
     pub(crate) fn deliver_pmi(&mut self, version: u32) {

@@ -154,26 +154,31 @@ impl Machine {
         vmcs_debugctl | self.suppressed
     }
 
-    /// Sets the shadow to `debugctl` and returns what the VMCS gets.
+    /// Sets the shadow to `debugctl` and returns what the VMCS gets. See
+    /// [`Machine::wants_service`] then.
     pub fn set_shadow(&mut self, debugctl: u64) -> u64 {
-        if !self.is_enabled() || self.passthrough {
+        if !self.is_enabled() {
             return debugctl;
         }
-        self.suppressed = debugctl & DEBUGCTL_LBR;
+        let lbr = debugctl & DEBUGCTL_LBR;
+        self.used |= lbr != 0;
+        if self.passthrough {
+            return debugctl;
+        }
+        self.suppressed = lbr;
         debugctl & !DEBUGCTL_LBR
     }
 
-    /// The guest or userspace wrote `debugctl`. Returns whether to have
-    /// [`Machine::service`] called.
-    pub fn debugctl_written(&mut self, debugctl: u64) -> bool {
-        self.is_enabled() && debugctl & DEBUGCTL_LBR != 0 && self.accessed()
+    /// The guest accesses an LBR MSR that is intercepted. See
+    /// [`Machine::wants_service`] then.
+    pub fn accessed(&mut self) {
+        self.used = true;
     }
 
-    /// The guest uses LBR while it is intercepted. Returns whether to have
-    /// [`Machine::service`] called.
-    pub fn accessed(&mut self) -> bool {
-        self.used = true;
-        self.state != State::Owned
+    /// Returns whether to have [`Machine::service`] called: LBR is used without
+    /// the facility.
+    pub fn wants_service(&self) -> bool {
+        self.is_enabled() && self.used && self.state != State::Owned
     }
 
     /// The copy of the records became newer than the hardware.

@@ -458,7 +458,8 @@ impl World {
             }
             Guest::Read { register } => {
                 let got = if self.intercepted {
-                    self.requested |= self.machine.accessed();
+                    self.machine.accessed();
+                    self.requested |= self.machine.wants_service();
                     self.read(cpu, register)
                 } else {
                     self.hardware[cpu].get(register)
@@ -467,7 +468,8 @@ impl World {
             }
             Guest::Write { register, value } => {
                 if self.intercepted {
-                    self.requested |= self.machine.accessed();
+                    self.machine.accessed();
+                    self.requested |= self.machine.wants_service();
                     self.write(cpu, register, value);
                 } else {
                     self.hardware[cpu].set(register, value);
@@ -495,7 +497,7 @@ impl World {
 
     fn write_debugctl(&mut self, debugctl: u64) {
         self.vmcs_debugctl = self.machine.set_shadow(debugctl);
-        self.requested |= self.machine.debugctl_written(debugctl);
+        self.requested |= self.machine.wants_service();
         self.debugctl = debugctl;
     }
 
