@@ -18,7 +18,7 @@ guest_initramfs() {
 	[ ! -e /tmp/guest.cpio ] || return 0
 	mkdir -p /guest/root/dev
 	guest_add /bin/busybox
-	[ -x /bin/perf ] && guest_add /bin/perf /bin/br_instr
+	[ ! -x /bin/perf ] || guest_add /bin/perf /bin/br_instr /bin/profile
 	[ -e /guest/root/dev/console ] || mknod /guest/root/dev/console c 5 1
 	(cd /guest/root && find . | cpio -o -H newc >/tmp/guest.cpio 2>/dev/null)
 }

@@ -1,1 +1,248 @@
 // SPDX-License-Identifier: GPL-2.0-only
+//! Runs every test level and adds up.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cargo;
+use crate::junit;
+use crate::ktap::{self, Report, Status, Sum, Test};
+use crate::places::Places;
+use crate::protocol::Transcript;
+use crate::run::{self, Options, Outcome};
+use crate::suite::{self, Suite};
+
+/// Runs a program of the host level; `read` makes a report of its output.
+fn host_level(
+    places: &Places,
+    title: &str,
+    command: &mut Command,
+    read: fn(&[u8]) -> Report,
+) -> Result<Outcome> {
+    eprintln!("==> {title}");
+    let log = places.log(title)?;
+    let start = Instant::now();
+    let output = command
+        .current_dir(&places.top)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{} does not run", command.get_program().to_string_lossy()))?;
+    fs::write(log.join("output"), &output.stdout)?;
+    fs::write(log.join("messages"), &output.stderr)?;
+    let mut report = read(&output.stdout);
+    if !output.status.success() && !report.tests.iter().any(Test::failed) {
+        report
+            .problems
+            .push(format!("{title} ended with {}", output.status));
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+        report.trailing = messages.lines().map(str::to_owned).collect();
+    }
+    Ok(Outcome {
+        title: format!("{title} (build machine)"),
+        report,
+        transcript: Transcript::default(),
+        allowed: Vec::new(),
+        time: start.elapsed(),
+        log,
+    })
+}
+
+/// An outcome for what could not be run at all.
+fn broken(title: String, error: &anyhow::Error, places: &Places) -> Outcome {
+    Outcome {
+        title,
+        report: Report {
+            problems: vec![format!("{error:#}")],
+            ..Report::default()
+        },
+        transcript: Transcript::default(),
+        allowed: Vec::new(),
+        time: Duration::ZERO,
+        log: places.top.join("build/log"),
+    }
+}
+
+/// Compares the artifacts that a suite wants the same on all its kernels.
+fn compare_kernels(suite: &Suite, machine: &str, outcomes: &mut [Outcome]) {
+    let Some((first, rest)) = outcomes.split_first_mut() else {
+        return;
+    };
+    for name in &suite.same {
+        let expected = first.transcript.file(name);
+        for other in &mut *rest {
+            let found = other.transcript.file(name);
+            let same = expected.is_some() && expected == found;
+            let mut output = Vec::new();
+            if !same {
+                output.push(format!(
+                    "{} and {} on {machine} differ; compare them with diff",
+                    first.log.join(name).display(),
+                    other.log.join(name).display()
+                ));
+            }
+            other.report.tests.push(Test {
+                name: format!("{name} is the same on {}", suite.kernels.join(" and ")),
+                status: if same { Status::Passed } else { Status::Failed },
+                output,
+                children: Vec::new(),
+            });
+        }
+    }
+}
+
+/// Runs a suite on one machine with each of its kernels.
+pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str) -> Vec<Outcome> {
+    let mut outcomes: Vec<_> = suite
+        .kernels
+        .iter()
+        .map(|kernel| {
+            run::suite(places, options, suite, machine, kernel).unwrap_or_else(|error| {
+                broken(
+                    format!("{} ({machine}, {kernel})", suite.name),
+                    &error,
+                    places,
+                )
+            })
+        })
+        .collect();
+    compare_kernels(suite, machine, &mut outcomes);
+    outcomes
+}
+
+/// The emulated levels, as many at a time as there are CPUs.
+fn boot_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
+    let suites = suite::all(&places.suites())?;
+    let mut jobs: Vec<(&Suite, &str)> = suites
+        .iter()
+        .filter(|suite| suite.check)
+        .flat_map(|suite| {
+            suite
+                .machines
+                .iter()
+                .map(move |machine| (suite, machine.as_str()))
+        })
+        .collect();
+    // The longest first, so that no CPU is idle at the end.
+    jobs.sort_by_key(|(suite, _)| {
+        std::cmp::Reverse(suite.seconds.saturating_mul(suite.kernels.len() as u64))
+    });
+    let workers = if options.verbose {
+        1
+    } else {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    };
+    let queue = Mutex::new(VecDeque::from(jobs));
+    let done = Mutex::new(Vec::new());
+    // A worker that panics takes the whole command down with it anyway.
+    let take = || {
+        queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((suite, machine)) = take() {
+                    let outcomes = kernels(places, options, suite, machine);
+                    for outcome in &outcomes {
+                        options.print(&outcome.details());
+                        options.print(&outcome.summary());
+                    }
+                    done.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend(outcomes);
+                }
+            });
+        }
+    });
+    let mut outcomes = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by(|a, b| a.title.cmp(&b.title));
+    Ok(outcomes)
+}
+
+/// Runs all levels; prints one row for each suite and, as the last line, the sum.
+/// Gives whether all went well.
+///
+/// # Errors
+///
+/// If the levels cannot be listed or the results not be written.
+pub fn check(places: &Places, options: &Options) -> Result<bool> {
+    let mut outcomes = Vec::new();
+    let mut lint = Command::new(places.top.join("scripts/lint"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut tests = Command::new(cargo);
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    for (title, command, read) in [
+        ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
+        ("unit tests", &mut tests, cargo::parse),
+    ] {
+        let outcome = host_level(places, title, command, read)
+            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
+        options.print(&outcome.details());
+        options.print(&outcome.summary());
+        outcomes.push(outcome);
+    }
+    outcomes.extend(boot_levels(places, options)?);
+
+    println!();
+    let mut sum = Sum::default();
+    for outcome in &outcomes {
+        println!("{}", outcome.summary());
+        sum += outcome.sum();
+    }
+    let all: Vec<_> = outcomes.iter().collect();
+    let path = places.top.join("build/log/junit.xml");
+    fs::write(&path, junit::write(&all)?).with_context(|| format!("writing {}", path.display()))?;
+    println!("{sum}");
+    Ok(sum.is_success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(file: Option<&str>) -> Outcome {
+        let files = file.map(|data| ("list".to_owned(), data.as_bytes().to_vec()));
+        Outcome {
+            title: "t".into(),
+            report: Report::default(),
+            transcript: Transcript {
+                files: files.into_iter().collect(),
+                ..Transcript::default()
+            },
+            allowed: Vec::new(),
+            time: Duration::ZERO,
+            log: "log".into(),
+        }
+    }
+
+    #[test]
+    fn what_must_be_the_same_is_compared() {
+        let suites = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+        let mut suite = Suite::load(&suites, "lab").unwrap();
+        suite.same = vec!["list".into()];
+        for (first, second, passed) in [
+            (Some("a"), Some("a"), 1),
+            (Some("a"), Some("b"), 0),
+            (Some("a"), None, 0),
+            (None, Some("a"), 0),
+            (None, None, 0),
+        ] {
+            let mut outcomes = [outcome(first), outcome(second)];
+            compare_kernels(&suite, "m", &mut outcomes);
+            assert_eq!(outcomes[0].sum(), Sum::default());
+            let expected = Sum {
+                passed,
+                failed: 1 - passed,
+                skipped: 0,
+            };
+            assert_eq!(outcomes[1].sum(), expected, "{first:?} {second:?}");
+        }
+    }
+}

@@ -1,1 +1,323 @@
 // SPDX-License-Identifier: GPL-2.0-only
+//! Judges and shows the demo: the host's profiles against the guest's.
+
+use anyhow::{bail, Context, Result};
+use clap::ValueEnum;
+
+use crate::ktap::{Status, Test};
+use crate::places::Places;
+use crate::profile::compare::{self, BOUND, FLOOR, SAMPLES};
+use crate::profile::{table, Profile};
+use crate::protocol::Transcript;
+use crate::run::{self, Options, Outcome};
+use crate::suite::Suite;
+
+/// Who gives guests their LBR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Provider {
+    /// The module.
+    #[default]
+    #[value(name = "guest_lbr")]
+    GuestLbr,
+    /// The C code in KVM (kvm_intel.lbr=builtin).
+    #[value(name = "builtin")]
+    Builtin,
+}
+
+impl Provider {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GuestLbr => "guest_lbr",
+            Self::Builtin => "builtin",
+        }
+    }
+}
+
+/// Branch filters of perf record that the demo uses: none, and two that between
+/// them use every filter bit of LBR_SELECT for near branches.
+const FILTERS: [&str; 3] = ["any", "cond", "any_call"];
+
+fn side(transcript: &Transcript, name: &str) -> Result<Profile> {
+    let text = transcript
+        .file(name)
+        .with_context(|| format!("there is no profile {name}"))?;
+    Profile::parse(&text).with_context(|| format!("profile {name}"))
+}
+
+fn both(transcript: &Transcript, what: &str) -> Result<(Profile, Profile)> {
+    let host = side(transcript, &format!("host-{what}"))?;
+    let guest = side(transcript, &format!("guest-{what}"))?;
+    Ok((host, guest))
+}
+
+fn test(name: String, objections: Vec<String>) -> Test {
+    Test {
+        name,
+        status: if objections.is_empty() {
+            Status::Passed
+        } else {
+            Status::Failed
+        },
+        output: objections,
+        children: Vec::new(),
+    }
+}
+
+/// Share of all samples, in percent, that have `symbol` in their call chain,
+/// from the `# callers:` part of a call-graph report.
+fn in_chain(report: &str, symbol: &str) -> Option<f64> {
+    let (_, callers) = report.split_once("# callers:")?;
+    callers.lines().find_map(|line| {
+        let mut fields = line.split(crate::profile::SEPARATOR).map(str::trim);
+        let share = fields.next()?;
+        let name = fields.last()?;
+        (name.split_whitespace().last()? == symbol)
+            .then(|| share.trim_end_matches('%').parse().ok())?
+    })
+}
+
+/// The workload's main function is below everything that is sampled, so nearly
+/// every call chain must reach it.
+fn call_graph(transcript: &Transcript, side: &str) -> Vec<String> {
+    let Some(report) = transcript.file(&format!("{side}-callgraph")) else {
+        return vec![format!("there is no call graph of the {side}")];
+    };
+    match in_chain(&report, "main") {
+        Some(share) if share >= 90.0 => Vec::new(),
+        Some(share) => vec![format!(
+            "only {share:.2} % of the {side}'s call chains reach main"
+        )],
+        None => vec![format!("no call chain of the {side} reaches main")],
+    }
+}
+
+/// The tests that the lab itself adds to a suite with `verdict = "profile"`.
+pub fn verdicts(transcript: &Transcript) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for filter in FILTERS {
+        let objections = match both(transcript, filter) {
+            Ok((host, guest)) => compare::objections(&host, &guest, SAMPLES),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        tests.push(test(
+            format!("profile {filter}: the guest's is the host's"),
+            objections,
+        ));
+    }
+    for side in ["host", "guest"] {
+        let objections = call_graph(transcript, side);
+        tests.push(test(
+            format!("call graph of the {side} reaches main"),
+            objections,
+        ));
+    }
+    tests
+}
+
+fn heading(text: &str) {
+    println!("\n--- {text}");
+}
+
+fn show_file(transcript: &Transcript, name: &str, end: &str) {
+    if let Some(text) = transcript.file(name) {
+        for line in text.lines().take_while(|line| !line.starts_with(end)) {
+            println!("  {line}");
+        }
+    }
+}
+
+fn show(outcome: &Outcome, provider: Provider) -> Result<()> {
+    let transcript = &outcome.transcript;
+    heading("kvm_intel.lbr=off, in the guest: perf record -b");
+    show_file(transcript, "refused", "# none");
+    let (host, guest) = both(transcript, "any")?;
+    heading("host: perf record -b -e cycles:u -- br_instr");
+    print!("{}", table::profile(&host, FLOOR));
+    heading(&format!(
+        "guest, LBR by {}: the same command",
+        provider.name()
+    ));
+    print!("{}", table::profile(&guest, FLOOR));
+    heading(&format!(
+        "differences, in percentage points, of branches over {FLOOR} %"
+    ));
+    let rows = compare::compare(&host, &guest, FLOOR);
+    print!("{}", table::differences(&rows));
+    for side in ["host", "guest"] {
+        heading(&format!("{side}: perf record --call-graph lbr -- br_instr"));
+        show_file(transcript, &format!("{side}-callgraph"), "# callers:");
+    }
+    println!();
+    println!(
+        "{}: host {} samples, guest {} samples; largest difference {:.2} percentage points, bound {BOUND}",
+        if outcome.sum().is_success() { "PASS" } else { "FAIL" },
+        host.samples,
+        guest.samples,
+        compare::largest(&rows)
+    );
+    Ok(())
+}
+
+fn variables(options: &Options, provider: Provider, more: &[(&str, String)]) -> Options {
+    let mut options = options.clone();
+    options
+        .variables
+        .push(("PROVIDER".into(), provider.name().into()));
+    for (name, value) in more {
+        options.variables.push(((*name).into(), value.clone()));
+    }
+    options
+}
+
+/// Runs the demo on `machine` and shows it.  Gives whether all went well.
+///
+/// # Errors
+///
+/// If it cannot be run at all.
+pub fn demo(
+    places: &Places,
+    options: &Options,
+    machine: &str,
+    provider: Provider,
+    seed: u32,
+) -> Result<bool> {
+    let suite = for_provider(Suite::load(&places.suites(), "demo")?, provider);
+    let options = variables(options, provider, &[("SEED", seed.to_string())]);
+    let outcome = run::suite(places, &options, &suite, machine, "kernel")?;
+    if let Err(error) = show(&outcome, provider) {
+        println!("FAIL: {error:#}");
+    }
+    print!("{}", outcome.details());
+    Ok(outcome.sum().is_success())
+}
+
+/// The built-in provider needs no module.
+fn for_provider(mut suite: Suite, provider: Provider) -> Suite {
+    if provider == Provider::Builtin {
+        suite
+            .parts
+            .retain(|&part| part != crate::suite::Part::Module);
+    }
+    suite
+}
+
+/// Measures the spread over the seeds 1 to `seeds` and shows it, with the bound
+/// that follows.
+///
+/// # Errors
+///
+/// If it cannot be run, or one of the profiles is missing.
+pub fn spread(
+    places: &Places,
+    options: &Options,
+    machine: &str,
+    provider: Provider,
+    seeds: u32,
+) -> Result<bool> {
+    if seeds < 2 {
+        bail!("a spread needs 2 seeds or more");
+    }
+    let suite = for_provider(Suite::load(&places.suites(), "spread")?, provider);
+    let names: Vec<_> = (1..=seeds).map(|seed| seed.to_string()).collect();
+    let options = variables(options, provider, &[("SEEDS", names.join(" "))]);
+    let outcome = run::suite(places, &options, &suite, machine, "kernel")?;
+    print!("{}", outcome.details());
+    let pairs = names
+        .iter()
+        .map(|seed| both(&outcome.transcript, seed))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = compare::spread(&pairs);
+    print!("{}", table::spread(&rows));
+    for (seed, (host, guest)) in names.iter().zip(&pairs) {
+        let largest = compare::largest(&compare::compare(host, guest, FLOOR));
+        println!(
+            "seed {seed:>3}: host {} samples of {:.2} records, guest {} of {:.2}, largest difference {largest:.3}",
+            host.samples,
+            host.depth(),
+            guest.samples,
+            guest.depth()
+        );
+    }
+    let sigma = rows.iter().map(|row| row.deviation).fold(0.0, f64::max);
+    println!(
+        "sigma {sigma:.3}, four sigma {:.3} percentage points; the bound in use is {BOUND}",
+        4.0 * sigma
+    );
+    Ok(outcome.sum().is_success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(main: &str) -> String {
+        format!(
+            "60%|x\n# callers:\n99.90%|0.00%|[.] _start\n{main}|0.10%|[.] main\n55.00%|55.00%|[.] lfsr_cond\n"
+        )
+    }
+
+    #[test]
+    fn the_share_of_call_chains_is_found() {
+        assert_eq!(in_chain(&report("99.80%"), "main"), Some(99.8));
+        assert_eq!(in_chain(&report("99.80%"), "mix"), None);
+        assert_eq!(in_chain("99.80%|1|[.] main", "main"), None);
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_fails_its_own_verdict() {
+        let callgraph = |share: &str| report(share).into_bytes();
+        let rows = |count: u32| {
+            format!(
+                "# lab-samples: 1000\n# Samples|Source Symbol|Target Symbol|Basic Block Cycles\n\
+                 {count}|[.] a|[.] b|1\n16000|[.] b|[.] a|1\n"
+            )
+            .into_bytes()
+        };
+        let mut good = Transcript::default();
+        for side in ["host", "guest"] {
+            for filter in FILTERS {
+                good.files.push((format!("{side}-{filter}"), rows(16000)));
+            }
+            good.files
+                .push((format!("{side}-callgraph"), callgraph("99.80%")));
+        }
+        let failed = |transcript: &Transcript| -> Vec<String> {
+            let tests = verdicts(transcript).into_iter();
+            tests.filter(Test::failed).map(|test| test.name).collect()
+        };
+        assert_eq!(failed(&good), Vec::<String>::new());
+        for (file, content, verdict) in [
+            (
+                "guest-any",
+                rows(17000),
+                "profile any: the guest's is the host's",
+            ),
+            (
+                "guest-cond",
+                rows(14000),
+                "profile cond: the guest's is the host's",
+            ),
+            (
+                "host-any_call",
+                Vec::new(),
+                "profile any_call: the guest's is the host's",
+            ),
+            (
+                "guest-callgraph",
+                callgraph("40.00%"),
+                "call graph of the guest reaches main",
+            ),
+        ] {
+            let files = good.files.iter().map(|(name, data)| {
+                let data = if name == file { &content } else { data };
+                (name.clone(), data.clone())
+            });
+            let bad = Transcript {
+                files: files.collect(),
+                ..Transcript::default()
+            };
+            assert_eq!(failed(&bad), [verdict]);
+        }
+        assert_eq!(failed(&Transcript::default()).len(), 5);
+    }
+}

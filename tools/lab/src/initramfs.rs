@@ -66,7 +66,12 @@ pub fn build(
                 ("module", vec![(places.module()?, to)])
             }
             Part::Selftests => ("selftests", programs(&places.selftests()?, "selftests")?),
-            Part::Perf => ("perf", programs(&places.perf()?, "bin")?),
+            Part::Perf => {
+                let mut sources = programs(&places.perf()?, "bin")?;
+                let profile = places.top.join("tools/lab/initramfs/profile");
+                sources.push((profile, "bin/profile".into()));
+                ("perf", sources)
+            }
             Part::Qemu => ("qemu", qemu(places, kernel)?),
         };
         archives.push(cached(places, name, &sources)?);
@@ -82,7 +87,7 @@ fn base(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
         bail!("{BUSYBOX} is missing or not static; run `make setup` (package busybox-static)");
     }
     let mut sources = vec![(BUSYBOX.into(), "bin/busybox".into())];
-    for file in ["init", "lib.sh", "guest.sh", "guest-init"] {
+    for file in ["init", "lib.sh", "guest.sh"] {
         let path = places.top.join("tools/lab/initramfs").join(file);
         let to = if file == "init" {
             file.into()

@@ -8,6 +8,7 @@
 //! it all together.
 
 pub mod bochsrc;
+pub mod cargo;
 pub mod check;
 pub mod cpio;
 pub mod demo;

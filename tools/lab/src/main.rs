@@ -2,13 +2,17 @@
 //! The command line.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use emu_model::machine::Machine;
 
+use lab::check;
+use lab::demo::{self, Provider};
 use lab::places::{Places, Products};
 use lab::run::{self, Options};
+use lab::shell;
 use lab::suite::{self, Suite};
 
 /// Emulated Intel hosts to try KVM and perf on.
@@ -28,6 +32,53 @@ struct Arguments {
 enum Command {
     /// Name the machines and the suites
     List,
+    /// Boot a machine, show its kernel log and switch it off
+    Boot {
+        /// A machine, as `lab list` names it, or the path of a description
+        #[arg(default_value = "skylake")]
+        machine: String,
+        /// Add this to the host's kernel command line
+        #[arg(long, default_value = "")]
+        append: String,
+        /// Limit of the emulator's CPU time, in seconds
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
+    /// Open a console in an emulated host
+    Shell {
+        /// The machine
+        #[arg(default_value = "skylake")]
+        machine: String,
+        /// Add this to the host's kernel command line
+        #[arg(long, default_value = "")]
+        append: String,
+    },
+    /// Profile a workload on the emulated host and in its guest, and compare
+    Demo {
+        /// The machine
+        #[arg(default_value = "skylake")]
+        machine: String,
+        /// Who gives the guest its LBR
+        #[arg(long, default_value = "guest_lbr")]
+        provider: Provider,
+        /// Seed of the workload
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        seed: u32,
+    },
+    /// Measure how far chance makes the two profiles of the demo differ
+    Spread {
+        /// The machine
+        #[arg(default_value = "skylake")]
+        machine: String,
+        /// Who gives the guest its LBR
+        #[arg(long, default_value = "guest_lbr")]
+        provider: Provider,
+        /// Number of seeds
+        #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=100))]
+        seeds: u32,
+    },
+    /// Run all test levels; the last line is the sum
+    Check,
     /// Run one suite
     Run {
         /// A machine, as `lab list` names it, or the path of a description
@@ -83,13 +134,12 @@ fn verdict(success: bool) -> ExitCode {
 
 fn run_suite(places: &Places, options: &Options, machine: &str, name: &str) -> Result<ExitCode> {
     let suite = Suite::load(&places.suites(), name)?;
-    let mut success = true;
-    for kernel in &suite.kernels {
-        let outcome = run::suite(places, options, &suite, machine, kernel)?;
+    let outcomes = check::kernels(places, options, &suite, machine);
+    for outcome in &outcomes {
         print!("{}", outcome.details());
         println!("{}", outcome.summary());
-        success &= outcome.sum().is_success();
     }
+    let success = outcomes.iter().all(|outcome| outcome.sum().is_success());
     Ok(verdict(success))
 }
 
@@ -101,6 +151,35 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
     };
     match arguments.command {
         Command::List => list(&places),
+        Command::Boot {
+            machine,
+            append,
+            seconds,
+        } => {
+            options.append = append;
+            let limit = Duration::from_secs(seconds);
+            Ok(verdict(run::boot(&places, &options, &machine, limit)?))
+        }
+        Command::Shell { machine, append } => {
+            options.append = append;
+            shell::shell(&places, &options, &machine)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo {
+            machine,
+            provider,
+            seed,
+        } => Ok(verdict(demo::demo(
+            &places, &options, &machine, provider, seed,
+        )?)),
+        Command::Spread {
+            machine,
+            provider,
+            seeds,
+        } => Ok(verdict(demo::spread(
+            &places, &options, &machine, provider, seeds,
+        )?)),
+        Command::Check => Ok(verdict(check::check(&places, &options)?)),
         Command::Run {
             machine,
             suite,

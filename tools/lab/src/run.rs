@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use emu_model::machine::Machine;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::bochsrc::{self, Console};
+use crate::demo;
 use crate::emulator::{Emulator, End, Flow, Output};
 use crate::initramfs::{self, Job};
 use crate::iso;
@@ -18,7 +19,7 @@ use crate::ktap::{self, Report, Sum};
 use crate::places::Places;
 use crate::protocol::{self, Transcript};
 use crate::splat::Splats;
-use crate::suite::{Part, Suite};
+use crate::suite::{Part, Suite, Verdict};
 
 /// The host's kernel command line.  Warnings and worse appear on the console;
 /// the rest is in the log that a suite saves, as each line costs much time.
@@ -33,12 +34,60 @@ pub struct Options {
     pub append: String,
     /// Shell variables for the suite.
     pub variables: Vec<(String, String)>,
+    /// The progress lines of everything that runs.
+    pub bars: MultiProgress,
+}
+
+impl Options {
+    /// Prints `text` above the progress lines; nothing if it is empty.
+    pub fn print(&self, text: &str) {
+        if !text.is_empty() {
+            self.bars.suspend(|| println!("{}", text.trim_end()));
+        }
+    }
+}
+
+/// Boots `machine` with nothing loaded, shows its kernel log and switches it off.
+/// Gives whether it went off by itself and without a kernel fault.
+///
+/// # Errors
+///
+/// If it cannot be started.
+pub fn boot(places: &Places, options: &Options, machine: &str, limit: Duration) -> Result<bool> {
+    let files = Files::new(places, "boot")?;
+    let boot = Boot {
+        machine,
+        kernel: "kernel",
+        parts: &[],
+        job: Job {
+            mode: "boot",
+            script: None,
+            variables: &[],
+        },
+        limit: Some(limit),
+    };
+    let mut console = Vec::new();
+    let console_file = Console::File(&files.console);
+    // All messages, as nothing else is to be seen.
+    let append = format!("loglevel=7 {}", options.append);
+    let (end, _) = boot.run(places, &files, console_file, &append, &mut |output| {
+        console.extend_from_slice(output.console);
+        show(output.console);
+        Flow::Continue
+    })?;
+    let mut splats = Splats::default();
+    splats.scan("host", &String::from_utf8_lossy(&console), &[]);
+    for line in &splats.found {
+        println!("FAILED  kernel fault: {line}");
+    }
+    if let End::Failed(why) = &end {
+        println!("FAILED  {why}; logs: {}", files.log.display());
+    }
+    Ok(end == End::PowerOff && splats.found.is_empty())
 }
 
 /// What is to be booted.
 pub struct Boot<'a> {
-    /// A name for messages and the log folder.
-    pub name: String,
     /// Name or path of the machine.
     pub machine: &'a str,
     /// Name of the kernel, `kernel` or `kernel-vanilla`.
@@ -201,9 +250,12 @@ fn last(lines: &[String], count: usize) -> &[String] {
     &lines[lines.len().saturating_sub(count)..]
 }
 
-/// A progress line; where there is no terminal it shows nothing.
-fn progress(title: &str) -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
+/// A progress line; where there is no terminal, a line that says what begins.
+fn progress(bars: &MultiProgress, title: &str) -> ProgressBar {
+    if bars.is_hidden() {
+        eprintln!("==> {title}");
+    }
+    let bar = bars.add(ProgressBar::new_spinner());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}") {
         bar.set_style(style);
     }
@@ -232,7 +284,6 @@ pub fn suite(
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
     let boot = Boot {
-        name: suite.name.clone(),
         machine,
         kernel,
         parts: &suite.parts,
@@ -243,7 +294,7 @@ pub fn suite(
         },
         limit: Some(Duration::from_secs(suite.seconds)),
     };
-    let bar = progress(&title);
+    let bar = progress(&options.bars, &title);
     bar.set_message("booting");
     let mut stream = Vec::new();
     let mut console = Vec::new();
@@ -324,6 +375,9 @@ fn judge(
         .iter()
         .map(|line| format!("kernel fault: {line}"));
     report.problems.extend(faults);
+    if suite.verdict == Some(Verdict::Profile) {
+        report.tests.extend(demo::verdicts(&transcript));
+    }
     Outcome {
         title,
         report,

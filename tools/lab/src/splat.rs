@@ -26,7 +26,7 @@ static HEAD: LazyLock<Regex> = LazyLock::new(|| {
     pattern(&[
         r"WARNING: (CPU|PID)",
         r"WARNING: .*(lock|RCU|context|irq|recursive|dependency|stack|leak)",
-        r"BUG: ",
+        r"\bBUG: ",
         r"kernel BUG at",
         r"Oops: |Oops\[",
         r"general protection fault",

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Is the guest's profile the host's?
+//!
+//! Both sides execute the same instructions and are sampled with the same event
+//! and period, so each branch must have the same share but for chance.  How far
+//! chance goes is measured: `lab spread` profiles many seeds of the workload on
+//! both sides and prints the standard deviation of the difference for each
+//! branch.  [`BOUND`] is four times the largest of them.
+
+use std::collections::BTreeSet;
+
+use super::{Branch, Profile};
+
+/// Branches below this share (in percent, on both sides) are not compared.
+pub const FLOOR: f64 = 2.0;
+
+/// Largest difference that chance explains, in percentage points.
+pub const BOUND: f64 = 0.5;
+
+/// How many records a sample must hold on average.  The facility is 32 deep and
+/// full but for the first sample of a run; a filter that lets too much through
+/// leaves perf with fewer, as perf sorts out what was not asked for.
+pub const DEPTH: f64 = 31.9;
+
+/// Fewer samples than this say nothing.
+pub const SAMPLES: u64 = 1000;
+
+/// One branch on both sides, in percent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// The branch.
+    pub branch: Branch,
+    /// Its share on the host.
+    pub host: f64,
+    /// Its share in the guest.
+    pub guest: f64,
+}
+
+impl Difference {
+    /// Guest minus host, in percentage points.
+    pub fn points(&self) -> f64 {
+        self.guest - self.host
+    }
+}
+
+/// All branches that have a share of `floor` percent or more on one side, the
+/// largest first.
+pub fn compare(host: &Profile, guest: &Profile, floor: f64) -> Vec<Difference> {
+    let branches: BTreeSet<_> = host.branches.keys().chain(guest.branches.keys()).collect();
+    let mut rows: Vec<_> = branches
+        .into_iter()
+        .map(|branch| Difference {
+            branch: branch.clone(),
+            host: host.percent(branch),
+            guest: guest.percent(branch),
+        })
+        .filter(|row| row.host.max(row.guest) >= floor)
+        .collect();
+    rows.sort_by(|a, b| b.host.max(b.guest).total_cmp(&a.host.max(a.guest)));
+    rows
+}
+
+/// The largest difference without its sign; 0 if there is no row.
+pub fn largest(rows: &[Difference]) -> f64 {
+    rows.iter()
+        .map(|row| row.points().abs())
+        .fold(0.0, f64::max)
+}
+
+/// What is wrong with a pair of profiles; nothing if the guest's is the host's.
+pub fn objections(host: &Profile, guest: &Profile, samples: u64) -> Vec<String> {
+    let mut objections = Vec::new();
+    for (side, profile) in [("host", host), ("guest", guest)] {
+        if profile.samples < samples {
+            objections.push(format!(
+                "{side}: {} samples, {samples} are needed",
+                profile.samples
+            ));
+        }
+        if profile.depth() < DEPTH {
+            objections.push(format!(
+                "{side}: {:.2} records in a sample, {DEPTH} are needed",
+                profile.depth()
+            ));
+        }
+    }
+    let rows = compare(host, guest, FLOOR);
+    if rows.is_empty() {
+        objections.push(format!("no branch has a share of {FLOOR} %"));
+    }
+    for row in rows.iter().filter(|row| row.points().abs() > BOUND) {
+        objections.push(format!(
+            "{} -> {} ({} cycles): host {:.2} %, guest {:.2} %, more than {BOUND} points apart",
+            row.branch.from, row.branch.to, row.branch.cycles, row.host, row.guest
+        ));
+    }
+    objections
+}
+
+/// How one branch's difference varies from seed to seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spread {
+    /// The branch.
+    pub branch: Branch,
+    /// Mean share of both sides, in percent.
+    pub share: f64,
+    /// Mean difference, in percentage points.
+    pub mean: f64,
+    /// Standard deviation of the difference, in percentage points.
+    pub deviation: f64,
+}
+
+/// The spread of every branch with a mean share of [`FLOOR`] or more over pairs of
+/// profiles; nothing for fewer than two pairs.
+pub fn spread(pairs: &[(Profile, Profile)]) -> Vec<Spread> {
+    if pairs.len() < 2 {
+        return Vec::new();
+    }
+    // A number of runs: small.
+    let count = pairs.len() as f64;
+    let branches: BTreeSet<_> = pairs
+        .iter()
+        .flat_map(|(host, guest)| host.branches.keys().chain(guest.branches.keys()))
+        .collect();
+    let mut rows: Vec<_> = branches
+        .into_iter()
+        .map(|branch| {
+            let both = |pair: &(Profile, Profile)| (pair.0.percent(branch), pair.1.percent(branch));
+            let shares: Vec<_> = pairs.iter().map(both).collect();
+            let mean = shares.iter().map(|(host, guest)| guest - host).sum::<f64>() / count;
+            let squares = shares
+                .iter()
+                .map(|(host, guest)| (guest - host - mean).powi(2));
+            Spread {
+                branch: branch.clone(),
+                share: shares
+                    .iter()
+                    .map(|(host, guest)| (host + guest) / 2.0)
+                    .sum::<f64>()
+                    / count,
+                mean,
+                deviation: (squares.sum::<f64>() / (count - 1.0)).sqrt(),
+            }
+        })
+        .filter(|row| row.share >= FLOOR)
+        .collect();
+    rows.sort_by(|a, b| b.share.total_cmp(&a.share));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn profile(samples: u64, counts: &[u64]) -> Profile {
+        let branch = |i: usize| Branch {
+            from: format!("f{i}"),
+            to: "g".into(),
+            cycles: "1".into(),
+        };
+        Profile {
+            samples,
+            branches: counts
+                .iter()
+                .enumerate()
+                .map(|(i, c)| (branch(i), *c))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn equal_profiles_meet_no_objection() {
+        let host = profile(1000, &[16000, 16000]);
+        assert_eq!(objections(&host, &host, SAMPLES), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_objection_is_raised_by_its_cause() {
+        let good = profile(1000, &[16000, 15500, 500]);
+        for (guest, message) in [
+            (
+                profile(999, &[16000, 15500, 500]),
+                "999 samples, 1000 are needed",
+            ),
+            (
+                profile(1010, &[16000, 15500, 500]),
+                "31.68 records in a sample",
+            ),
+            (profile(1000, &[16200, 15300, 500]), "f0 -> g (1 cycles)"),
+            (
+                profile(1000, &[15300, 15300, 500, 900]),
+                "f3 -> g (1 cycles): host 0.00 %",
+            ),
+            (
+                profile(1000, &[32000]),
+                "f1 -> g (1 cycles): host 48.44 %, guest 0.00 %",
+            ),
+        ] {
+            let found = objections(&good, &guest, SAMPLES).join("\n");
+            assert!(found.contains(message), "{message}: {found}");
+        }
+        // Below the floor on both sides a difference does not matter.
+        let guest = profile(1000, &[16100, 15600, 300]);
+        assert_eq!(objections(&good, &guest, SAMPLES), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_absolute_depth_is_asked_of_both_sides() {
+        let shallow = profile(1000, &[15000, 15000]);
+        assert_eq!(objections(&shallow, &shallow, SAMPLES).len(), 2);
+    }
+
+    #[test]
+    fn spread_is_mean_and_deviation_of_the_difference() {
+        let pairs = [
+            (profile(1, &[50, 50]), profile(1, &[51, 49])),
+            (profile(1, &[50, 50]), profile(1, &[53, 47])),
+        ];
+        let rows = spread(&pairs);
+        assert_eq!(rows.len(), 2);
+        assert!((rows[0].mean - 2.0).abs() < 1e-9);
+        assert!((rows[0].deviation - 2.0f64.sqrt()).abs() < 1e-9);
+        assert!(spread(&pairs[..1]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn differences_are_antisymmetric_and_cancel_out(
+            a in prop::collection::vec(1..1000u64, 1..20),
+            b in prop::collection::vec(1..1000u64, 1..20),
+        ) {
+            let (a, b) = (profile(1, &a), profile(1, &b));
+            let forth = compare(&a, &b, 0.0);
+            let back = compare(&b, &a, 0.0);
+            prop_assert!((largest(&forth) - largest(&back)).abs() < 1e-9);
+            prop_assert!(forth.iter().map(Difference::points).sum::<f64>().abs() < 1e-6);
+            prop_assert_eq!(largest(&compare(&a, &a, 0.0)), 0.0);
+        }
+
+        #[test]
+        fn rows_are_sorted_and_above_the_floor(
+            a in prop::collection::vec(1..1000u64, 1..20),
+            b in prop::collection::vec(1..1000u64, 1..20),
+        ) {
+            let rows = compare(&profile(1, &a), &profile(1, &b), FLOOR);
+            let tops: Vec<_> = rows.iter().map(|row| row.host.max(row.guest)).collect();
+            prop_assert!(tops.windows(2).all(|w| w[0] >= w[1]));
+            prop_assert!(tops.iter().all(|&top| top >= FLOOR));
+        }
+    }
+}

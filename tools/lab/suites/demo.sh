@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "perf record -b in a guest: refused without guest_lbr, then the host's profile"
+#: parts = ["module", "perf", "qemu"]
+#: seconds = 180
+#: verdict = "profile"
+
+provider=${PROVIDER-guest_lbr}
+seed=${SEED-1}
+# Every feature that the host's KVM offers: LBR if it does, none if not.
+cpu="-cpu host,migratable=no -smp 2"
+filters="any cond any_call"
+
+note "step: a guest without guest_lbr"
+check "kvm_intel loads with lbr=off" load_kvm lbr=off
+check "a guest starts" guest_start -- $cpu
+guest_run perf record -b -o /tmp/refused -- br_instr 1 1000 >/tmp/refused 2>&1
+status=$?
+artifact refused /tmp/refused
+if [ $status -ne 0 ] && [ $status -ne 255 ] && grep -q "PMU Hardware" /tmp/refused; then
+	ok "perf record -b fails in the guest, in the kernel's words"
+else
+	sed 's/^/# /' /tmp/refused
+	not_ok "perf record -b fails in the guest, in the kernel's words" "status $status"
+fi
+guest_stop
+
+case $provider in
+guest_lbr)
+	note "step: insmod guest_lbr.ko"
+	check "guest_lbr is loaded" load_guest_lbr
+	;;
+builtin)
+	note "step: kvm_intel with lbr=builtin"
+	check "kvm_intel is unloaded" rmmod kvm_intel
+	check "kvm_intel loads with lbr=builtin" load_kvm lbr=builtin
+	;;
+*)
+	not_ok "there is a provider $provider"
+	;;
+esac
+
+# side NAME CMD...: profiles, by CMD, one side.
+side() {
+	side=$1
+	shift
+	for filter in $filters callgraph; do
+		note "step: $side, $filter"
+		if "$@" profile $filter "$seed" >/tmp/report 2>&1; then
+			ok "$side: perf record, $filter"
+			artifact "$side-$filter" /tmp/report
+		else
+			sed 's/^/# /' /tmp/report
+			not_ok "$side: perf record, $filter"
+		fi
+	done
+}
+
+side host env
+check "a guest with LBR starts" guest_start -- $cpu
+side guest guest_run
+guest_stop
+if [ "$provider" = guest_lbr ]; then
+	check "guest_lbr is unloaded" rmmod guest_lbr
+fi
