@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "guest_lbr comes and goes: loading, unloading, refusals, nothing left behind"
+#: parts = ["module", "qemu"]
+
+ko=/lib/modules/guest_lbr.ko
+
+# said PATTERN: the kernel's log has such a line since the last clean.
+said() {
+	dmesg | grep -E -- "$1"
+}
+
+clean() {
+	dmesg -c >/dev/null
+}
+
+references() {
+	awk '$1 == "guest_lbr" { print $3 }' /proc/modules
+}
+
+loaded() {
+	[ -n "$(references)" ]
+}
+
+check_fails "insmod without kvm_intel fails" insmod $ko
+check "and names the missing symbol" said 'guest_lbr: Unknown symbol kvm_vmx_register_lbr_ops'
+
+check "kvm_intel loads with lbr=off" load_kvm lbr=off
+clean
+check "guest_lbr loads" load_guest_lbr
+check "and says in one line what it offers" \
+	[ "$(said 'guest_lbr: ' | grep -vc taints)" = 1 ]
+check "format and depth are the host's" \
+	said 'guest_lbr: LBR format 5, 32 deep, for VMs created from now on'
+check_fails "insmod of a loaded module fails" insmod $ko
+check_fails "kvm_intel cannot be unloaded while guest_lbr is loaded" rmmod kvm_intel
+check "nobody uses guest_lbr" [ "$(references)" = 0 ]
+
+check "a guest starts" guest_start -- -cpu host,lbr-fmt=0x5
+check "its VM uses guest_lbr" [ "$(references)" = 1 ]
+check_fails "unloading is refused while it runs" rmmod guest_lbr
+check "guest_lbr is still there" loaded
+check "a second guest starts" guest_start second -- -cpu host,lbr-fmt=0x5
+check "its VM uses guest_lbr too" [ "$(references)" = 2 ]
+guest_stop
+check "the first guest's end gives one use back" [ "$(references)" = 1 ]
+kill -9 "$(cat $guests/second/pid)"
+wait "$(cat $guests/second/pid)" 2>/dev/null
+rm -r $guests/second
+check "so does a killed guest's" [ "$(references)" = 0 ]
+check "guest_lbr is unloaded" rmmod guest_lbr
+check_fails "nothing of it is left" loaded
+
+# QEMU refuses an LBR format that KVM does not offer.
+check_fails "without guest_lbr no guest gets LBR" guest_start -- -cpu host,lbr-fmt=0x5
+
+check "a guest without LBR starts" guest_start older -- -cpu host
+check "guest_lbr loads beside it" load_guest_lbr
+check "the older VM does not use it" [ "$(references)" = 0 ]
+check "guest_lbr is unloaded while the older VM runs" rmmod guest_lbr
+guest_stop older
+
+free() {
+	awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo
+}
+cycle() {
+	insmod $ko && rmmod guest_lbr
+}
+cycle
+before=$(free)
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+	cycle || break
+done
+after=$(free)
+check "loading and unloading 20 times keeps the memory ($before -> $after kB)" \
+	[ $((before - after)) -lt 1024 ]
+
+clean
+check "kvm_intel is unloaded" rmmod kvm_intel
+check "kvm is unloaded" rmmod kvm
+check "kvm loads with enable_pmu=0" sh -c 'insmod /lib/modules/kvm.ko enable_pmu=0'
+check "kvm_intel loads" load_kvm
+check_fails "without vPMU insmod fails" insmod $ko
+check "and says why" said 'guest_lbr: this host has no LBR to give to guests'
+check_fails "it is not loaded" loaded
