@@ -3,6 +3,19 @@
 //! logical CPU, as the Intel SDM describes them.
 //!
 //! The model knows nothing of the emulator that drives it nor of the software
-//! that runs on it.
+//! that runs on it.  [`cpu::LogicalCpu`] is the whole; the emulator calls it
+//! through [`ffi`], whose C side is `include/emu_model.h`.
 
+pub mod branch;
+pub mod cpu;
+pub mod cpuid;
+pub mod debugctl;
+pub mod events;
+pub mod ffi;
+pub mod lbr;
 pub mod machine;
+pub mod msr;
+pub mod pmu;
+pub mod predict;
+pub mod random;
+pub mod time;

@@ -39,6 +39,8 @@ pub struct Cpu {
     /// Instructions per emulated second, a multiple of 1 MHz from 1 MHz to
     /// 4 GHz; also the frequency of the TSC and of the core.
     pub ips: u32,
+    /// Microcode revision, as IA32_BIOS_SIGN_ID reports it.
+    pub microcode: u32,
 }
 
 /// The memory of a machine.
@@ -199,10 +201,14 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const SKYLAKE: &str = include_str!("../../machines/skylake.toml");
+
+    pub(crate) fn skylake() -> Machine {
+        parse(SKYLAKE).unwrap()
+    }
 
     fn parse(text: &str) -> Result<Machine, String> {
         Machine::parse(text, Path::new("m.toml")).map_err(|error| error.to_string())

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/////////////////////////////////////////////////////////////////////////
+//
+//  Performance monitoring and last branch records: what the CPU core tells
+//  the hardware model.  Branches cost one test of a flag while nobody wants
+//  them; everything else happens out of line.
+//
+/////////////////////////////////////////////////////////////////////////
+
+#ifndef BX_INSTRUMENT_PMU_H
+#define BX_INSTRUMENT_PMU_H
+
+#include "emu_model.h"
+
+class BX_CPU_C;
+
+struct bx_pmu_t {
+  struct emu_watch watch;
+  struct emu_cpu *model;
+  // icount counts every instruction that was started, also those that fault or
+  // exit to a hypervisor, and iterations of repeated ones; this is how many of
+  // them did not retire
+  Bit64u unretired;
+  // what the model knows of the privilege level
+  bool user;
+};
+
+Bit64u bx_pmu_random(void);
+
+/* branch resolution; the near branch handlers have the instruction as i */
+#define BX_INSTR_CNEAR_BRANCH_TAKEN(cpu_id, branch_eip, new_eip) { \
+  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+    pmu_branch(EMU_CONDITIONAL, i->ilen(), branch_eip, new_eip); \
+}
+#define BX_INSTR_CNEAR_BRANCH_NOT_TAKEN(cpu_id, branch_eip) { \
+  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+    pmu_branch_not_taken(branch_eip); \
+}
+#define BX_INSTR_UCNEAR_BRANCH(cpu_id, what, branch_eip, new_eip) { \
+  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+    pmu_near_branch(what, i->ilen(), branch_eip, new_eip); \
+}
+#define BX_INSTR_FAR_BRANCH(cpu_id, what, prev_cs, prev_eip, new_cs, new_eip) { \
+  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+    pmu_far_branch(what, new_eip); \
+}
+
+/* an instruction was started that does not retire */
+#define BX_INSTR_UNRETIRED() (BX_CPU_THIS_PTR pmu.unretired++)
+
+/* instructions must run one by one: a counter is about to overflow */
+#define BX_INSTR_NEAR_OVERFLOW() \
+  (BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
+
+/* after an iteration of a repeated instruction */
+#define BX_INSTR_REPEAT_ITERATION(cpu_id, i) { \
+  if (BX_INSTR_NEAR_OVERFLOW()) \
+    BX_CPU_THIS_PTR async_event |= BX_ASYNC_EVENT_STOP_TRACE; \
+}
+
+/* simulation init and reset */
+#define BX_INSTR_INITIALIZE(cpu_id)
+#define BX_INSTR_RESET(cpu_id, type)     BX_CPU_THIS_PTR pmu_reset(type)
+
+/* the rest is of no interest */
+#define BX_INSTR_INIT_ENV()
+#define BX_INSTR_EXIT_ENV()
+#define BX_INSTR_EXIT(cpu_id)
+#define BX_INSTR_HLT(cpu_id)
+#define BX_INSTR_MWAIT(cpu_id, addr, len, flags)
+#define BX_INSTR_DEBUG_PROMPT()
+#define BX_INSTR_DEBUG_CMD(cmd)
+#define BX_INSTR_OPCODE(cpu_id, i, opcode, len, is32, is64)
+#define BX_INSTR_EXCEPTION(cpu_id, vector, error_code)
+#define BX_INSTR_INTERRUPT(cpu_id, vector)
+#define BX_INSTR_HWINTERRUPT(cpu_id, vector, cs, eip)
+#define BX_INSTR_CLFLUSH(cpu_id, laddr, paddr)
+#define BX_INSTR_CACHE_CNTRL(cpu_id, what)
+#define BX_INSTR_TLB_CNTRL(cpu_id, what, new_cr3)
+#define BX_INSTR_PREFETCH_HINT(cpu_id, what, seg, offset)
+#define BX_INSTR_BEFORE_EXECUTION(cpu_id, i)
+#define BX_INSTR_AFTER_EXECUTION(cpu_id, i)
+#define BX_INSTR_LIN_ACCESS(cpu_id, lin, phy, len, memtype, rw)
+#define BX_INSTR_PHY_ACCESS(cpu_id, phy, len, memtype, rw)
+#define BX_INSTR_INP(addr, len)
+#define BX_INSTR_INP2(addr, len, val)
+#define BX_INSTR_OUTP(addr, len, val)
+#define BX_INSTR_WRMSR(cpu_id, addr, value)
+#define BX_INSTR_VMEXIT(cpu_id, reason, qualification)
+
+#endif

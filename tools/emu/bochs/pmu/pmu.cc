@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/////////////////////////////////////////////////////////////////////////
+//
+//  Performance monitoring and last branch records: between the CPU core and
+//  the hardware model.
+//
+/////////////////////////////////////////////////////////////////////////
+
+#define NEED_CPU_REG_SHORTCUTS 1
+#include "bochs.h"
+#include "gui/siminterface.h"
+#include "param_names.h"
+#include "cpu/cpu.h"
+#include "cpu/cpuid.h"
+#include "cpu/msr.h"
+
+#if BX_SUPPORT_APIC
+#include "cpu/apic.h"
+#endif
+
+#define LOG_THIS BX_CPU_THIS_PTR
+
+#define BX_PMU_MACHINE "EMU_MACHINE"
+
+// there is one machine in a process
+static struct emu_machine *machine;
+
+static void bx_pmu_die(const char *message)
+{
+  fprintf(stderr, "bochs: %s\n", message);
+  exit(1);
+}
+
+static void bx_pmu_load_machine(void)
+{
+  char error[512];
+
+  const char *path = getenv(BX_PMU_MACHINE);
+  if (! path)
+    bx_pmu_die(BX_PMU_MACHINE " is not set; set it to the path of a machine file");
+
+  machine = emu_machine_load(path, error, sizeof(error));
+  if (! machine)
+    bx_pmu_die(error);
+
+  if (! emu_machine_is(machine, SIM->get_param_enum(BXPN_CPU_MODEL)->get_selected(),
+                       BX_SMP_PROCESSORS, (Bit32u) SIM->get_param_num(BXPN_IPS)->get()))
+    bx_pmu_die("model, count or ips of the bochsrc differ from those of the machine file");
+}
+
+Bit64u bx_pmu_random(void)
+{
+  return emu_random(machine);
+}
+
+void BX_CPU_C::pmu_init(void)
+{
+  if (! machine)
+    bx_pmu_load_machine();
+
+  memset(&BX_CPU_THIS_PTR pmu, 0, sizeof(BX_CPU_THIS_PTR pmu));
+  BX_CPU_THIS_PTR pmu.model = emu_cpu_new(machine, &BX_CPU_THIS_PTR pmu.watch);
+}
+
+void BX_CPU_C::pmu_reset(unsigned source)
+{
+  if (source == BX_RESET_HARDWARE)
+    BX_CPU_THIS_PTR pmu.unretired = 0; // icount starts anew as well
+
+  emu_reset(BX_CPU_THIS_PTR pmu.model, source == BX_RESET_HARDWARE, pmu_now());
+}
+
+// the instruction that executes, if any, is still to come
+struct emu_now BX_CPU_C::pmu_now(void)
+{
+  struct emu_now now = {
+    BX_CPU_THIS_PTR icount,
+    BX_CPU_THIS_PTR icount - BX_CPU_THIS_PTR pmu.unretired
+  };
+  return now;
+}
+
+// the instruction that executes is over
+struct emu_now BX_CPU_C::pmu_retired(void)
+{
+  struct emu_now now = pmu_now();
+  now.cycles++;
+  now.instructions++;
+  return now;
+}
+
+void BX_CPU_C::pmu_deliver(void)
+{
+  if (! BX_CPU_THIS_PTR pmu.watch.interrupt)
+    return;
+
+  BX_CPU_THIS_PTR pmu.watch.interrupt = false;
+#if BX_SUPPORT_APIC
+  BX_CPU_THIS_PTR lapic->performance_monitoring_interrupt();
+#endif
+}
+
+void BX_CPU_C::pmu_overflow(void)
+{
+  emu_advance(BX_CPU_THIS_PTR pmu.model, pmu_now());
+  pmu_deliver();
+}
+
+void BX_CPU_C::pmu_set_user(bool user)
+{
+  BX_CPU_THIS_PTR pmu.user = user;
+  emu_set_user(BX_CPU_THIS_PTR pmu.model, user, pmu_now());
+  pmu_deliver();
+}
+
+void BX_CPU_C::pmu_smm(bool inside)
+{
+  emu_smm(BX_CPU_THIS_PTR pmu.model, inside, pmu_now());
+  pmu_deliver();
+}
+
+void BX_CPU_C::pmu_branch_linear(unsigned kind, unsigned length, bx_address from, bx_address to)
+{
+  emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1);
+  pmu_deliver();
+}
+
+void BX_CPU_C::pmu_branch(unsigned kind, unsigned length, bx_address from, bx_address to)
+{
+  pmu_branch_linear(kind, length, get_laddr(BX_SEG_REG_CS, from), get_laddr(BX_SEG_REG_CS, to));
+}
+
+void BX_CPU_C::pmu_branch_not_taken(bx_address from)
+{
+  emu_branch_not_taken(BX_CPU_THIS_PTR pmu.model, get_laddr(BX_SEG_REG_CS, from));
+  pmu_deliver();
+}
+
+void BX_CPU_C::pmu_near_branch(unsigned what, unsigned length, bx_address from, bx_address to)
+{
+  unsigned kind = EMU_RELATIVE_JUMP;
+
+  switch(what) {
+    case BX_INSTR_IS_JMP_INDIRECT:
+      kind = EMU_INDIRECT_JUMP;
+      break;
+    case BX_INSTR_IS_CALL:
+      kind = EMU_RELATIVE_CALL;
+      break;
+    case BX_INSTR_IS_CALL_INDIRECT:
+      kind = EMU_INDIRECT_CALL;
+      break;
+    case BX_INSTR_IS_RET:
+      kind = EMU_RETURN;
+      break;
+    default:
+      break;
+  }
+
+  pmu_branch(kind, length, from, to);
+}
+
+void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
+{
+  // interrupt() has recorded it
+  if (what == BX_INSTR_IS_INT) {
+    emu_far_branch_retired(BX_CPU_THIS_PTR pmu.model);
+    pmu_deliver();
+  }
+  else {
+    pmu_branch_linear(EMU_FAR, 0, BX_CPU_THIS_PTR far_branch.prev_laddr, get_laddr(BX_SEG_REG_CS, to));
+  }
+}
+
+void BX_CPU_C::pmu_event(bx_address from)
+{
+  pmu_branch_linear(EMU_EVENT, 0, from, get_laddr(BX_SEG_REG_CS, RIP));
+}
+
+int BX_CPU_C::pmu_rdmsr(Bit32u index, Bit64u *value)
+{
+  uint64_t result = 0;
+  int access = emu_rdmsr(BX_CPU_THIS_PTR pmu.model, index, &result, pmu_now());
+  pmu_deliver();
+  *value = result;
+  return access;
+}
+
+int BX_CPU_C::pmu_wrmsr(Bit32u index, Bit64u value)
+{
+  int access = emu_wrmsr(BX_CPU_THIS_PTR pmu.model, index, value, pmu_retired());
+  pmu_deliver();
+  return access;
+}
+
+bool BX_CPU_C::pmu_rdpmc(Bit32u counter, Bit64u *value)
+{
+  uint64_t result = 0;
+  int access = emu_rdpmc(BX_CPU_THIS_PTR pmu.model, counter, &result, pmu_now());
+  pmu_deliver();
+  *value = result;
+  return access == EMU_DONE;
+}
+
+bool BX_CPU_C::pmu_loadable(Bit32u index, Bit64u value)
+{
+  return emu_is_loadable(BX_CPU_THIS_PTR pmu.model, index, value);
+}
+
+void BX_CPU_C::pmu_cpuid(Bit32u function, struct cpuid_function_t *leaf)
+{
+  struct emu_registers registers = { leaf->eax, leaf->ebx, leaf->ecx, leaf->edx };
+
+  emu_cpuid(machine, function, &registers);
+
+  leaf->eax = registers.eax;
+  leaf->ebx = registers.ebx;
+  leaf->ecx = registers.ecx;
+  leaf->edx = registers.edx;
+}
+
+#if BX_SUPPORT_VMX
+
+// VM entry is certain now: the host's counters end with the instruction
+void BX_CPU_C::pmu_vmenter(void)
+{
+  emu_advance(BX_CPU_THIS_PTR pmu.model, pmu_retired());
+  pmu_deliver();
+}
+
+#endif

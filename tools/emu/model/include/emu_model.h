@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The performance monitoring and last branch record model of one logical CPU,
+ * as an emulator sees it.  Implemented by the crate emu-model.
+ */
+#ifndef EMU_MODEL_H
+#define EMU_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * A moment in a CPU's life.  "Cycles" are core cycles that it was not halted,
+ * "instructions" those that retired.  A moment earlier than one that the model
+ * has seen is taken for that one.
+ */
+struct emu_now {
+  uint64_t cycles;
+  uint64_t instructions;
+};
+
+/* What the model wants; the emulator looks at it without a call. */
+struct emu_watch {
+  uint64_t deadline;  /* call emu_advance() once so many cycles have passed */
+  bool branches;      /* report branches */
+  bool interrupt;     /* raise a performance monitoring interrupt, then clear */
+};
+
+/* A branch that was taken: the numbers of branch::Kind. */
+enum emu_branch_kind {
+  EMU_CONDITIONAL,
+  EMU_RELATIVE_JUMP,
+  EMU_INDIRECT_JUMP,
+  EMU_RELATIVE_CALL,
+  EMU_INDIRECT_CALL,
+  EMU_RETURN,
+  EMU_FAR,            /* instructions that load CS */
+  EMU_EVENT           /* delivery of an interrupt or exception */
+};
+
+/* Result of a register access. */
+enum emu_access {
+  EMU_NOT_MINE,       /* the register does not belong to the model */
+  EMU_DONE,
+  EMU_FAULT           /* #GP(0) */
+};
+
+struct emu_registers {
+  uint32_t eax, ebx, ecx, edx;
+};
+
+struct emu_machine;
+struct emu_cpu;
+
+/* Reads a machine file.  On failure NULL, and one line in error[size]. */
+struct emu_machine *emu_machine_load(const char *path, char *error, size_t size);
+
+/* Whether the machine has this CPU model, number of CPUs and frequency. */
+bool emu_machine_is(const struct emu_machine *machine, const char *model,
+                    uint32_t count, uint32_t ips);
+
+/* Changes what CPUID returns for a leaf. */
+void emu_cpuid(const struct emu_machine *machine, uint32_t leaf,
+               struct emu_registers *registers);
+
+/* The next number for RDRAND and RDSEED. */
+uint64_t emu_random(struct emu_machine *machine);
+
+/* A logical CPU after power-up, which lives for ever; so must the watch. */
+struct emu_cpu *emu_cpu_new(const struct emu_machine *machine,
+                            struct emu_watch *watch);
+
+/* Reset (hard) or INIT. */
+void emu_reset(struct emu_cpu *cpu, bool hard, struct emu_now now);
+
+/* Time has passed. */
+void emu_advance(struct emu_cpu *cpu, struct emu_now now);
+
+/* From now on the CPU runs with CPL above 0 (user), or with CPL 0. */
+void emu_set_user(struct emu_cpu *cpu, bool user, struct emu_now now);
+
+/* From now on the CPU is in SMM, or is not. */
+void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
+
+/*
+ * A branch was taken; the privilege level is that of its target.  The addresses
+ * are linear, the length is that of the instruction.  It retires at "cycles".
+ */
+void emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
+                uint64_t from, uint64_t to, uint64_t cycles);
+
+/* A conditional branch was not taken. */
+void emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
+
+/* A far branch retired that was reported as EMU_EVENT already (INT n). */
+void emu_far_branch_retired(struct emu_cpu *cpu);
+
+/*
+ * Register accesses.  What passed until now is counted as configured before; a
+ * write that takes effect with the end of an instruction gives that moment.
+ */
+int emu_rdmsr(struct emu_cpu *cpu, uint32_t index, uint64_t *value,
+              struct emu_now now);
+int emu_wrmsr(struct emu_cpu *cpu, uint32_t index, uint64_t value,
+              struct emu_now now);
+int emu_rdpmc(struct emu_cpu *cpu, uint32_t ecx, uint64_t *value,
+              struct emu_now now);
+
+/* Whether IA32_DEBUGCTL or IA32_PERF_GLOBAL_CTRL takes this value. */
+bool emu_is_loadable(const struct emu_cpu *cpu, uint32_t index, uint64_t value);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One logical CPU: counters, records and predictor together.
+
+use crate::branch::{Kind, Taken};
+use crate::debugctl;
+use crate::events;
+use crate::lbr::Lbr;
+use crate::machine::{Lbr as LbrDescription, LbrFormat, Machine};
+use crate::msr::{self, checked, is_foreign, Access, Fault};
+use crate::pmu::{Overflow, Pmu, Register, CTR_FRZ, LBR_FRZ};
+use crate::predict::Predictor;
+use crate::time::Now;
+
+// IA32_MISC_ENABLE: fast strings, performance monitoring available, branch
+// trace storage and PEBS unavailable, Enhanced SpeedStep, MONITOR.
+const MISC_ENABLE: u64 = 1 | 1 << 7 | 1 << 11 | 1 << 12 | 1 << 16 | 1 << 18;
+const MISC_READ_ONLY: u64 = 1 << 7 | 1 << 11 | 1 << 12;
+// Also automatic thermal control, CPUID limit, xTPR disable and XD disable.
+const MISC_VALID: u64 = MISC_ENABLE | 1 << 3 | 1 << 22 | 1 << 23 | 1 << 34;
+
+// IA32_PERF_CAPABILITIES
+const PERF_CAP_FREEZE_WHILE_SMM: u64 = 1 << 12;
+const PERF_CAP_FULL_WIDTH_WRITE: u64 = 1 << 13;
+
+/// How a reset happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// Power-up or RESET#: everything starts anew.
+    Hard,
+    /// INIT: counters and records stay, recording stops.
+    Init,
+}
+
+/// The performance monitoring and LBR facilities of one logical CPU.
+#[derive(Clone, Debug)]
+pub struct LogicalCpu {
+    pmu: Pmu,
+    lbr: Lbr,
+    predictor: Predictor,
+    format: LbrFormat,
+    microcode: u32,
+    misc_enable: u64,
+    debugctl: u64,
+    user: bool,
+    in_smm: bool,
+    interrupt: bool,
+}
+
+impl LogicalCpu {
+    /// A CPU of this machine, as after power-up.
+    pub fn new(machine: &Machine) -> Self {
+        let LbrDescription::Legacy { depth, format } = machine.lbr;
+        Self {
+            pmu: Pmu::new(&machine.pmu),
+            lbr: Lbr::new(depth, format),
+            predictor: Predictor::default(),
+            format,
+            microcode: machine.cpu.microcode,
+            misc_enable: MISC_ENABLE,
+            debugctl: 0,
+            user: false,
+            in_smm: false,
+            interrupt: false,
+        }
+    }
+
+    /// The CPU was reset.  A hard reset may set time back to `now`.
+    pub fn reset(&mut self, kind: Reset, now: Now) {
+        self.advance(now);
+        if kind == Reset::Hard {
+            self.pmu.reset(now);
+            self.lbr.reset();
+            self.misc_enable = MISC_ENABLE;
+        }
+        self.debugctl = 0;
+        self.interrupt = false;
+        self.set_smm(false);
+    }
+
+    /// Whether branches must be reported.
+    pub fn wants_branches(&self) -> bool {
+        self.records() || self.pmu.wants_any()
+    }
+
+    /// Core cycle at which [`LogicalCpu::advance`] must be called at the latest.
+    pub fn deadline(&self) -> u64 {
+        self.pmu.deadline()
+    }
+
+    /// Whether a performance monitoring interrupt was asked for since the last
+    /// call.
+    pub fn take_interrupt(&mut self) -> bool {
+        std::mem::take(&mut self.interrupt)
+    }
+
+    fn records(&self) -> bool {
+        let stopped = self.in_smm && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0;
+        self.debugctl & debugctl::LBR != 0 && !stopped && !self.pmu.lbr_frozen()
+    }
+
+    /// Time has passed.
+    pub fn advance(&mut self, now: Now) {
+        let overflow = self.pmu.advance(now);
+        self.overflowed(overflow);
+    }
+
+    /// SDM, "Streamlined Freeze_LBR_On_PMI" and "Streamlined
+    /// Freeze_PerfMon_On_PMI".
+    fn overflowed(&mut self, overflow: Overflow) {
+        if !overflow.interrupt {
+            return;
+        }
+        self.interrupt = true;
+        let mut freeze = 0;
+        if self.debugctl & debugctl::FREEZE_LBRS_ON_PMI != 0 {
+            freeze |= LBR_FRZ;
+        }
+        if self.debugctl & debugctl::FREEZE_PERFMON_ON_PMI != 0 {
+            freeze |= CTR_FRZ;
+        }
+        self.pmu.freeze(freeze);
+    }
+
+    /// The privilege level changes at `now`.
+    pub fn set_user(&mut self, user: bool, now: Now) {
+        self.advance(now);
+        self.user = user;
+        self.pmu.set_user(user);
+    }
+
+    /// SMM is entered or left at `now`.
+    pub fn smm(&mut self, inside: bool, now: Now) {
+        self.advance(now);
+        self.set_smm(inside);
+    }
+
+    fn set_smm(&mut self, inside: bool) {
+        self.in_smm = inside;
+        self.pmu
+            .set_suspended(inside && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0);
+    }
+
+    /// A branch was taken; `cycles` is the time at which it retires.  Whether a
+    /// counter overflowed.
+    pub fn taken(&mut self, branch: &Taken, cycles: u64) -> bool {
+        let mispredicted = self.predictor.taken(branch);
+        let mut pulses = events::taken(branch.kind, mispredicted);
+        if self.records() && self.lbr.branch(branch, self.user, mispredicted, cycles) {
+            pulses |= events::LBR_INSERT;
+        }
+        self.pulse(pulses)
+    }
+
+    /// The conditional branch at `from` was not taken.  Whether a counter
+    /// overflowed.
+    pub fn not_taken(&mut self, from: u64) -> bool {
+        let mispredicted = self.predictor.not_taken(from);
+        self.pulse(events::not_taken(mispredicted))
+    }
+
+    /// A branch instruction retired that was recorded already, as an event.
+    /// Whether a counter overflowed.
+    pub fn retired(&mut self, kind: Kind) -> bool {
+        self.pulse(events::taken(kind, false))
+    }
+
+    fn pulse(&mut self, pulses: events::Pulses) -> bool {
+        let overflow = self.pmu.pulse(pulses);
+        self.overflowed(overflow);
+        overflow.interrupt
+    }
+
+    /// RDMSR at `now`; `None` if the register is not the model's.
+    pub fn read(&mut self, index: u32, now: Now) -> Option<Access<u64>> {
+        self.advance(now);
+        Some(match index {
+            msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
+            msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
+            msr::IA32_DEBUGCTL => Ok(self.debugctl),
+            msr::IA32_PERF_CAPABILITIES => Ok(u64::from(self.format.encoding())
+                | PERF_CAP_FREEZE_WHILE_SMM
+                | PERF_CAP_FULL_WIDTH_WRITE),
+            _ => match (self.lbr.read(index), self.pmu.locate(index)) {
+                (Some(result), _) => result,
+                (None, Some(register)) => Ok(self.pmu.read(register)),
+                (None, None) if is_foreign(index) => Err(Fault),
+                (None, None) => return None,
+            },
+        })
+    }
+
+    /// WRMSR that completes at `now`; `None` if the register is not the model's.
+    ///
+    /// What passes until `now` is counted as configured before, unless the access
+    /// faults: the instruction does not retire then.
+    pub fn write(&mut self, index: u32, value: u64, now: Now) -> Option<Access<()>> {
+        Some(match index {
+            // Software writes 0 before it asks for the revision.
+            msr::IA32_BIOS_SIGN_ID => Ok(()),
+            msr::IA32_MISC_ENABLE => checked(value, MISC_VALID).map(|value| {
+                self.misc_enable = value & !MISC_READ_ONLY | MISC_ENABLE & MISC_READ_ONLY;
+            }),
+            msr::IA32_DEBUGCTL => self.set_debugctl(value),
+            msr::IA32_PERF_CAPABILITIES => Err(Fault),
+            _ => match (self.lbr.write(index, value), self.pmu.locate(index)) {
+                (Some(result), _) => result,
+                (None, Some(register)) => self.pmu.check(register, value).map(|()| {
+                    self.advance(now);
+                    self.pmu.write(register, value);
+                }),
+                (None, None) if is_foreign(index) => Err(Fault),
+                (None, None) => return None,
+            },
+        })
+    }
+
+    fn set_debugctl(&mut self, value: u64) -> Access<()> {
+        self.debugctl = checked(value, debugctl::VALID)?;
+        self.set_smm(self.in_smm);
+        Ok(())
+    }
+
+    /// RDPMC at `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if ECX names no counter.
+    pub fn rdpmc(&mut self, ecx: u32, now: Now) -> Access<u64> {
+        self.advance(now);
+        self.pmu.rdpmc(ecx)
+    }
+
+    /// Whether a VM entry or exit may load `value` into this register: of
+    /// IA32_DEBUGCTL and IA32_PERF_GLOBAL_CTRL no reserved bit.
+    pub fn is_loadable(&self, index: u32, value: u64) -> bool {
+        match index {
+            msr::IA32_DEBUGCTL => value & !debugctl::VALID == 0,
+            msr::IA32_PERF_GLOBAL_CTRL => self.pmu.check(Register::GlobalControl, value).is_ok(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the emulator calls; declared for it in `include/emu_model.h`, which says
+//! what each function means.
+//!
+//! A logical CPU belongs to one thread at a time.  Nothing here unwinds: the
+//! model has no panic on any input of the emulated software.
+
+use std::ffi::{c_char, c_int, CStr};
+use std::path::Path;
+
+use crate::branch::{Kind, Taken};
+use crate::cpu::{LogicalCpu, Reset};
+use crate::cpuid::{self, Registers};
+use crate::machine::Machine;
+use crate::msr::Access;
+use crate::random::Random;
+use crate::time::Now;
+
+/// What the emulator looks at without a call: `struct emu_watch`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Watch {
+    /// Core cycle at which `emu_advance()` must be called.
+    deadline: u64,
+    /// Branches must be reported.
+    branches: bool,
+    /// A performance monitoring interrupt is asked for.
+    interrupt: bool,
+}
+
+/// One logical CPU and where it publishes what it wants.
+#[derive(Debug)]
+pub struct Handle {
+    cpu: LogicalCpu,
+    watch: *mut Watch,
+}
+
+/// The emulated machine.
+#[derive(Debug)]
+pub struct MachineHandle {
+    machine: Machine,
+    random: Random,
+}
+
+const NOT_MINE: c_int = 0;
+const DONE: c_int = 1;
+const FAULT: c_int = 2;
+
+impl Handle {
+    /// Publishes what the CPU wants now.
+    fn publish(&mut self) {
+        let interrupt = self.cpu.take_interrupt();
+        // SAFETY: `emu_cpu_new()` demands that the watch lives as long as the CPU
+        // and that nobody else touches it during a call.
+        let watch = unsafe { &mut *self.watch };
+        watch.deadline = self.cpu.deadline();
+        watch.branches = self.cpu.wants_branches();
+        watch.interrupt |= interrupt;
+    }
+}
+
+fn outcome<T>(result: Option<Access<T>>, done: impl FnOnce(T)) -> c_int {
+    match result {
+        None => NOT_MINE,
+        Some(Err(_)) => FAULT,
+        Some(Ok(value)) => {
+            done(value);
+            DONE
+        }
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `path` must be a string, `error` have room for `size` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn emu_machine_load(
+    path: *const c_char,
+    error: *mut c_char,
+    size: usize,
+) -> *mut MachineHandle {
+    // SAFETY: the caller passes a string.
+    let path = unsafe { CStr::from_ptr(path) };
+    match Machine::load(Path::new(&*path.to_string_lossy())) {
+        Ok(machine) => {
+            let random = Random::new(machine.seed);
+            Box::into_raw(Box::new(MachineHandle { machine, random }))
+        }
+        Err(why) => {
+            let message = why.to_string();
+            let length = message.len().min(size.saturating_sub(1));
+            if size > 0 {
+                // SAFETY: the caller gives `size` bytes, of which `length` and a
+                // terminator are written.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(message.as_ptr(), error.cast(), length);
+                    *error.add(length) = 0;
+                }
+            }
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`, `model` be a string.
+#[no_mangle]
+pub unsafe extern "C" fn emu_machine_is(
+    machine: *const MachineHandle,
+    model: *const c_char,
+    count: u32,
+    ips: u32,
+) -> bool {
+    // SAFETY: the caller passes a live machine and a string.
+    let (machine, model) = unsafe { (&(*machine).machine, CStr::from_ptr(model)) };
+    model.to_bytes() == machine.cpu.model.as_bytes()
+        && count == u32::from(machine.cpu.count)
+        && ips == machine.cpu.ips
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`, `registers` be valid.
+#[no_mangle]
+pub unsafe extern "C" fn emu_cpuid(
+    machine: *const MachineHandle,
+    leaf: u32,
+    registers: *mut Registers,
+) {
+    // SAFETY: the caller passes a live machine and valid registers.
+    let (machine, registers) = unsafe { (&(*machine).machine, &mut *registers) };
+    cpuid::amend(machine, leaf, registers);
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_random(machine: *mut MachineHandle) -> u64 {
+    // SAFETY: the caller passes a live machine.
+    unsafe { &mut (*machine).random }.next_u64()
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`; `watch` must be valid for the
+/// life of the CPU.
+#[no_mangle]
+pub unsafe extern "C" fn emu_cpu_new(
+    machine: *const MachineHandle,
+    watch: *mut Watch,
+) -> *mut Handle {
+    // SAFETY: the caller passes a live machine.
+    let cpu = LogicalCpu::new(unsafe { &(*machine).machine });
+    let mut handle = Box::new(Handle { cpu, watch });
+    handle.publish();
+    Box::into_raw(handle)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_reset(cpu: *mut Handle, hard: bool, now: Now) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    let kind = if hard { Reset::Hard } else { Reset::Init };
+    handle.cpu.reset(kind, now);
+    handle.publish();
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_advance(cpu: *mut Handle, now: Now) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.advance(now);
+    handle.publish();
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_set_user(cpu: *mut Handle, user: bool, now: Now) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.set_user(user, now);
+    handle.publish();
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_smm(cpu: *mut Handle, inside: bool, now: Now) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.smm(inside, now);
+    handle.publish();
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_branch(
+    cpu: *mut Handle,
+    kind: u8,
+    length: u8,
+    from: u64,
+    to: u64,
+    cycles: u64,
+) {
+    let Some(kind) = Kind::from_number(kind) else {
+        return;
+    };
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    let branch = Taken {
+        kind,
+        from,
+        to,
+        length,
+    };
+    if handle.cpu.taken(&branch, cycles) {
+        handle.publish();
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_branch_not_taken(cpu: *mut Handle, from: u64) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    if handle.cpu.not_taken(from) {
+        handle.publish();
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    if handle.cpu.retired(Kind::Far) {
+        handle.publish();
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`, `value` be valid.
+#[no_mangle]
+pub unsafe extern "C" fn emu_rdmsr(
+    cpu: *mut Handle,
+    index: u32,
+    value: *mut u64,
+    now: Now,
+) -> c_int {
+    // SAFETY: the caller passes a live CPU and a valid place.
+    let (handle, value) = unsafe { (&mut *cpu, &mut *value) };
+    let result = handle.cpu.read(index, now);
+    handle.publish();
+    outcome(result, |read| *value = read)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_wrmsr(cpu: *mut Handle, index: u32, value: u64, now: Now) -> c_int {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    let result = handle.cpu.write(index, value, now);
+    handle.publish();
+    outcome(result, |()| ())
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`, `value` be valid.
+#[no_mangle]
+pub unsafe extern "C" fn emu_rdpmc(cpu: *mut Handle, ecx: u32, value: *mut u64, now: Now) -> c_int {
+    // SAFETY: the caller passes a live CPU and a valid place.
+    let (handle, value) = unsafe { (&mut *cpu, &mut *value) };
+    let result = handle.cpu.rdpmc(ecx, now);
+    handle.publish();
+    outcome(Some(result), |read| *value = read)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_is_loadable(cpu: *const Handle, index: u32, value: u64) -> bool {
+    // SAFETY: the caller passes a live CPU.
+    unsafe { &(*cpu).cpu }.is_loadable(index, value)
+}
