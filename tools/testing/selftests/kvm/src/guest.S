@@ -68,6 +68,7 @@ guest_entry:
 .Lcall:
 	mov	edi, ecx
 	call	rax
+	mov	r13, -1
 .Lstore:
 	mov	[r14 + 16], rax
 	mov	[r14 + 24], r13
@@ -157,7 +158,10 @@ guest_pmi_marks:
 	.globl guest_pmi_end
 guest_pmi_end:
 
-	/* ---- work, to be called with an argument in edi ---- */
+	/*
+	 * ---- work, to be called with an argument in edi; may fault, which is
+	 * no outcome of the call ----
+	 */
 
 	/* As many taken jumps as there are, each three bytes further. */
 	.macro jump_chain

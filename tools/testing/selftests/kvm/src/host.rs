@@ -34,6 +34,8 @@ pub struct Host {
     pub provider: Provider,
     /// Records per CPU as perf found out, 0 if the host has no LBR.
     pub depth: u32,
+    /// The CPUs that this program may use, at least one.
+    pub cpus: Vec<usize>,
     /// The file of guest_lbr.ko.
     pub module: PathBuf,
 }
@@ -53,8 +55,22 @@ impl Host {
             },
             kvm,
             depth: read_number("/sys/bus/event_source/devices/cpu/caps/branches").unwrap_or(0),
+            cpus: cpus()?,
             module: module.to_path_buf(),
         })
+    }
+
+    /// Returns the CPU that tests use if one is enough.
+    pub fn cpu(&self) -> Result<usize> {
+        self.cpus.first().copied().context("there is no CPU")
+    }
+
+    /// Returns two CPUs, if there are so many.
+    pub fn two_cpus(&self) -> Option<(usize, usize)> {
+        match self.cpus[..] {
+            [first, second, ..] => Some((first, second)),
+            _ => None,
+        }
     }
 
     /// Returns IA32_PERF_CAPABILITIES as a VM created now would have it.
@@ -126,8 +142,7 @@ fn read_number(path: &str) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Returns the CPUs that this thread may use.
-pub fn cpus() -> Result<Vec<usize>> {
+fn cpus() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let all = (0..CpuSet::count())
         .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))

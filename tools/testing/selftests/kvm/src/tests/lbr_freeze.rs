@@ -54,9 +54,16 @@ fn place(vcpu: &Vcpu, branch: &Branch) -> &'static str {
     }
 }
 
+/// Returns where the branches are, newest first, and shows those elsewhere.
 fn places(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Vec<&'static str>> {
     let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
-    Ok(branches.iter().map(|branch| place(vcpu, branch)).collect())
+    let places: Vec<_> = branches.iter().map(|branch| place(vcpu, branch)).collect();
+    for (branch, place) in branches.iter().zip(&places) {
+        if *place == "elsewhere" {
+            println!("# elsewhere: {branch}");
+        }
+    }
+    Ok(places)
 }
 
 fn freezes(host: &Host, lvtpc: u64) -> Result<Verdict> {
@@ -104,10 +111,13 @@ fn goes_on(host: &Host, lvtpc: u64) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
+    const RELEASED: &str = "loses the records if the vCPU is scheduled out after the freeze";
     let mut suite = Suite::new();
     suite
         .case("interrupt_freezes", |host| freezes(host, LVT_FIXED))
+        .builtin_fails(RELEASED)
         .case("nmi_freezes", |host| freezes(host, msr::LVT_NMI))
+        .builtin_fails(RELEASED)
         .case("interrupt_goes_on", |host| goes_on(host, LVT_FIXED))
         .case("nmi_goes_on", |host| goes_on(host, msr::LVT_NMI));
     suite

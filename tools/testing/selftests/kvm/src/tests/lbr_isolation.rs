@@ -7,9 +7,9 @@ use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
 use kvm_selftests::perf::{HostLbr, Samples};
@@ -115,7 +115,7 @@ fn phases(cpu: usize, phase: &AtomicUsize, guests: &Guests) -> Result<Vec<Sample
 }
 
 fn share_a_cpu(host: &Host) -> Result<Verdict> {
-    let cpu = *cpus()?.first().context("no CPU")?;
+    let cpu = host.cpu()?;
     pin_to(cpu)?;
     let lbr = host.lbr()?;
     let phase = Arc::new(AtomicUsize::new(GAP));

@@ -50,6 +50,7 @@ fn no_exits(host: &Host) -> Result<Verdict> {
 fn jumps(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+    vcpu.wrmsr(msr::LBR_TOS, 0)??;
     for round in 1..=3 {
         vcpu.call(Symbol::Jumps, 0)?;
         let seen = vcpu.guest_snapshot(lbr)?;
@@ -74,6 +75,7 @@ fn expect_branches(expected: &[Branch], seen: &[Branch]) -> Result<()> {
 /// What remains of one branch of each kind if LBR_SELECT is `select`.
 fn select(host: &Host, select: u64) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.wrmsr(msr::LBR_TOS, 0)??;
     vcpu.wrmsr(msr::LBR_SELECT, select)??;
     vcpu.call(Symbol::Mixed, 0)?;
     let seen = vcpu.guest_snapshot(lbr)?;
@@ -99,6 +101,7 @@ fn select(host: &Host, select: u64) -> Result<Verdict> {
 
 fn call_stack(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.wrmsr(msr::LBR_TOS, 0)??;
     vcpu.wrmsr(msr::LBR_SELECT, EN_CALLSTACK | NO_CALL_OR_RETURN)??;
     // As many returns as calls: nothing is left.
     vcpu.call(Symbol::Mixed, 0)?;

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::perf::{HostLbr, Samples, TraceCount};
@@ -62,7 +62,7 @@ fn await_return(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
 }
 
 fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry, usize)> {
-    let cpu = *cpus()?.first().context("no CPU")?;
+    let cpu = host.cpu()?;
     pin_to(cpu)?;
     let vm = Vm::new(host)?;
     let vcpu = vm.vcpu(0)?;
@@ -242,7 +242,7 @@ fn flexible_waits(host: &Host) -> Result<Verdict> {
 
 /// Taken by another CPU while the guest runs.
 fn by_ipi(host: &Host) -> Result<Verdict> {
-    let [cpu, other, ..] = cpus()?[..] else {
+    let Some((cpu, other)) = host.two_cpus() else {
         return skip("needs two CPUs");
     };
     pin_to(other)?;

@@ -2,9 +2,9 @@
 //! A guest that does not use the LBR for a scheduling slice gives it back, and
 //! loses nothing by that.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::perf::TraceCount;
@@ -26,7 +26,7 @@ struct Setup {
 }
 
 fn setup(host: &Host) -> Result<Setup> {
-    let cpu = *cpus()?.first().context("no CPU")?;
+    let cpu = host.cpu()?;
     pin_to(cpu)?;
     let vm = Vm::new(host)?;
     Ok(Setup {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Userspace reads and writes LBR registers on another thread than the vCPU's.
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{cpus, pin_to, Host};
+use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Snapshot};
 use kvm_selftests::thread::VcpuThread;
@@ -13,19 +13,16 @@ use kvm_selftests::vm::Vm;
 const CPL_EQ_0: u64 = 1 << 0;
 
 /// The vCPU's CPU and ours: the same, or two.
-fn pair(two: bool) -> Result<Option<(usize, usize)>> {
-    let cpus = cpus()?;
-    let first = *cpus.first().context("no CPU")?;
-    Ok(match (two, cpus.get(1)) {
-        (false, _) => Some((first, first)),
-        (true, Some(second)) => Some((first, *second)),
-        (true, None) => None,
-    })
+fn pair(host: &Host, two: bool) -> Result<Option<(usize, usize)>> {
+    match two {
+        true => Ok(host.two_cpus()),
+        false => host.cpu().map(|cpu| Some((cpu, cpu))),
+    }
 }
 
 /// While the vCPU's event is ACTIVE on its CPU, if there are two CPUs.
 fn get_and_set(host: &Host, two: bool) -> Result<Verdict> {
-    let Some((theirs, ours)) = pair(two)? else {
+    let Some((theirs, ours)) = pair(host, two)? else {
         return skip("needs two CPUs");
     };
     pin_to(ours)?;
@@ -59,7 +56,7 @@ fn get_and_set(host: &Host, two: bool) -> Result<Verdict> {
 /// DEBUGCTL.LBR and the records are set by this thread before the vCPU's thread
 /// has entered the guest: the LBR belongs to the vCPU's thread all the same.
 fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
-    let Some((theirs, ours)) = pair(two)? else {
+    let Some((theirs, ours)) = pair(host, two)? else {
         return skip("needs two CPUs");
     };
     pin_to(ours)?;
@@ -105,7 +102,7 @@ fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
 
 /// The vCPU goes on on another thread when its first one has ended.
 fn other_thread(host: &Host) -> Result<Verdict> {
-    let cpu = *cpus()?.first().context("no CPU")?;
+    let cpu = host.cpu()?;
     pin_to(cpu)?;
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;

@@ -6,7 +6,8 @@ use anyhow::{bail, ensure, Context, Result};
 use kvm_selftests::guest::{Symbol, GP};
 use kvm_selftests::host::{module_loaded, parameter, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr;
+use kvm_selftests::msr::{self, Geometry};
+use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 use nix::errno::Errno;
@@ -60,8 +61,7 @@ fn expect_no_lbr(vcpu: &mut Vcpu, with_lbr: u64) -> Result<()> {
     Ok(())
 }
 
-fn expect_records(host: &Host, vcpu: &mut Vcpu) -> Result<()> {
-    let lbr = host.lbr()?;
+fn expect_records(lbr: Geometry, vcpu: &mut Vcpu) -> Result<()> {
     vcpu.call(Symbol::Jumps, 0)?;
     ensure!(
         vcpu.guest_snapshot(lbr)?.branches(lbr) == vcpu.expected_jumps(Symbol::JumpsFirst, lbr),
@@ -91,12 +91,14 @@ fn for_new_vms(host: &Host) -> Result<Verdict> {
     let newer = Vm::new(host)?;
     let mut newer_vcpu = newer.vcpu(0)?;
     expect_no_lbr(&mut older_vcpu, with_lbr)?;
-    expect_records(host, &mut newer_vcpu)?;
-    // A vCPU that is added later to the older VM is no different.
+    expect_records(host.lbr()?, &mut newer_vcpu)?;
+    // A vCPU that is added later is no different from its VM's first.
     expect_no_lbr(&mut older.vcpu(1)?, with_lbr)?;
-    expect_records(host, &mut newer.vcpu(1)?)?;
+    let thread = VcpuThread::start(newer.vcpu(1)?, host.cpu()?)?;
+    let lbr = host.lbr()?;
+    thread.run(move |vcpu| expect_records(lbr, vcpu))?;
     expect_no_lbr(&mut older_vcpu, with_lbr)?;
-    drop((newer, newer_vcpu));
+    drop((newer, newer_vcpu, thread));
     unload().context("unloading beside the older VM")?;
     expect_no_lbr(&mut older_vcpu, with_lbr)?;
     PASS
@@ -110,7 +112,7 @@ fn busy_while_in_use(host: &Host) -> Result<Verdict> {
     expect_busy("while there is a VM without vCPU")?;
     let mut vcpu = vm.vcpu(0)?;
     expect_busy("while there is a vCPU that never ran")?;
-    expect_records(host, &mut vcpu)?;
+    expect_records(host.lbr()?, &mut vcpu)?;
     expect_busy("while a guest uses the LBR")?;
     let other = Vm::new(host)?;
     drop(vcpu);
@@ -128,7 +130,7 @@ fn again(host: &Host) -> Result<Verdict> {
     for _ in 0..5 {
         load(host)?;
         let vm = Vm::new(host)?;
-        expect_records(host, &mut vm.vcpu(0)?)?;
+        expect_records(host.lbr()?, &mut vm.vcpu(0)?)?;
         drop(vm);
         unload().context("unloading")?;
         ensure!(!module_loaded(), "the module is still there");
@@ -146,7 +148,7 @@ fn twice(host: &Host) -> Result<Verdict> {
         "the module can be loaded twice"
     );
     let vm = Vm::new(host)?;
-    expect_records(host, &mut vm.vcpu(0)?)?;
+    expect_records(host.lbr()?, &mut vm.vcpu(0)?)?;
     drop(vm);
     unload().context("unloading")?;
     PASS
