@@ -5,8 +5,9 @@ use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Snapshot};
+use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::thread::VcpuThread;
+use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
 /// LBR_SELECT: suppress branches that end in ring 0.
@@ -100,27 +101,46 @@ fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
     PASS
 }
 
+/// The vCPU's LBR in use on this thread; returns its registers.
+fn use_here(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Snapshot> {
+    vcpu.call(Symbol::Jumps, 0)?;
+    vcpu.expect_passthrough(lbr)?;
+    vcpu.guest_snapshot(lbr)
+}
+
 /// The vCPU goes on on another thread when its first one has ended.
-fn other_thread(host: &Host) -> Result<Verdict> {
+fn thread_ended(host: &Host) -> Result<Verdict> {
     let cpu = host.cpu()?;
     pin_to(cpu)?;
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
     let first = VcpuThread::start(vm.vcpu(0)?, cpu)?;
-    first.run(|vcpu| vcpu.call(Symbol::Jumps, 0))?;
-    let before = first.run(move |vcpu| {
-        vcpu.expect_passthrough(lbr)?;
-        vcpu.guest_snapshot(lbr)
-    })?;
-    let second = VcpuThread::start(first.end()?, cpu)?;
+    let before = first.run(move |vcpu| use_here(vcpu, lbr))?;
+    goes_on(host, &before, first.end()?)
+}
+
+/// The vCPU goes on on another thread while its first one, this one, lives.
+fn thread_changed(host: &Host) -> Result<Verdict> {
+    pin_to(host.cpu()?)?;
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.vcpu(0)?;
+    let before = use_here(&mut vcpu, host.lbr()?)?;
+    goes_on(host, &before, vcpu)
+}
+
+/// Fails unless the vCPU keeps its registers on a new thread, and uses the LBR.
+fn goes_on(host: &Host, before: &Snapshot, vcpu: Vcpu) -> Result<Verdict> {
+    let lbr = host.lbr()?;
+    let second = VcpuThread::start(vcpu, host.cpu()?)?;
     before.expect_same(&second.vcpu()?.host_snapshot(lbr)?, lbr)?;
     before.expect_same(&second.run(move |vcpu| vcpu.guest_snapshot(lbr))?, lbr)?;
+    let tos = before.tos;
     second.run(move |vcpu| {
         vcpu.call(Symbol::Jumps, 0)?;
         let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
         let seen = vcpu.guest_snapshot(lbr)?;
         ensure!(
-            seen.branches(lbr) == expected && seen.tos != before.tos,
+            seen.branches(lbr) == expected && seen.tos != tos,
             "the guest does not record on its new thread"
         );
         vcpu.expect_passthrough(lbr)
@@ -146,7 +166,9 @@ pub(crate) fn suite() -> Suite {
             set_before_run(host, true)
         })
         .builtin_fails(CALLER)
-        .case("other_thread", other_thread)
+        .case("thread_ended", thread_ended)
+        .builtin_fails(CALLER)
+        .case("thread_changed", thread_changed)
         .builtin_fails(CALLER);
     suite
 }
