@@ -55,14 +55,14 @@ guest_alive() {
 }
 
 # guest_run [-g NAME] CMD...: prints what the command prints in the guest, and
-# returns its exit status, or 255 if the guest is gone.
+# returns its exit status, or 254 if the guest is gone.
 guest_run() {
 	guest=guest
 	if [ "$1" = -g ]; then
 		guest=$2
 		shift 2
 	fi
-	guest_alive "$guest" || return 255
+	guest_alive "$guest" || return 254
 	echo "$*" >"$guests/$guest/shell.in" &
 	guest_answer "$guest"
 }
@@ -72,7 +72,7 @@ guest_run() {
 guest_seconds=120
 guest_answer() {
 	# QEMU has both ends of the pipe open; when it dies, reading ends.
-	timeout "$guest_seconds" awk 'BEGIN { status = 255 }
+	timeout "$guest_seconds" awk 'BEGIN { status = 254 }
 		/^@exit / { status = $2; exit }
 		{ if (n++) print line; line = $0 }
 		END { if (line != "") print line; exit status }' \

@@ -45,7 +45,7 @@ pub fn generate(
          log: {}\n\
          panic: action=fatal\n\
          error: action=report\n\
-         info: action=report\n\
+         info: action=report, nogui=ignore\n\
          debug: action=ignore\n",
         machine.cpu.model,
         machine.cpu.count,

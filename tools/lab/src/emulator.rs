@@ -2,7 +2,8 @@
 //! Runs the emulator and stops it when it hangs.
 //!
 //! Limits count the emulator's CPU time: it does not pass more quickly when the
-//! build machine is busy, and a machine that sleeps for ever still uses it.
+//! build machine is busy, and a machine that sleeps for ever still uses it.  An
+//! emulator that uses none hangs itself.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,8 +19,8 @@ use emu_model::machine::MACHINE_VARIABLE;
 
 /// How long nothing may come out of either serial port, in CPU time.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Wall time beyond `seconds` times this is a hang that uses no CPU.
-const WALL_FACTOR: u32 = 8;
+/// How long the emulator may use no CPU at all, in wall time.
+const STANDSTILL: Duration = Duration::from_secs(60);
 /// What the machine may still print after a kernel panic, in CPU time.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(50);
@@ -118,7 +119,7 @@ impl Emulator<'_> {
         watch: &mut dyn FnMut(Output<'_>) -> Flow,
     ) -> Result<(End, Duration)> {
         let mut child = self.spawn()?;
-        let start = Instant::now();
+        let mut last_move = (Duration::ZERO, Instant::now());
         let mut tails = [console, results].map(|path| Tail {
             path: path.to_owned(),
             offset: 0,
@@ -130,6 +131,9 @@ impl Emulator<'_> {
         loop {
             let status = child.0.try_wait()?;
             used = child.cpu_time().unwrap_or(used).max(used);
+            if used > last_move.0 + Duration::from_millis(100) {
+                last_move = (used, Instant::now());
+            }
             let [console, results] = &mut tails;
             let (console, results) = (console.more(), results.more());
             if !console.is_empty() || !results.is_empty() {
@@ -153,7 +157,7 @@ impl Emulator<'_> {
             if let Flow::Stop = flow {
                 return Ok((End::Failed("stopped".into()), used));
             }
-            if let Some(why) = self.overdue(used, last_output, panicked, start.elapsed()) {
+            if let Some(why) = self.overdue(used, last_output, panicked, last_move.1.elapsed()) {
                 return Ok((End::Failed(why), used));
             }
             std::thread::sleep(POLL);
@@ -165,7 +169,7 @@ impl Emulator<'_> {
         used: Duration,
         last_output: Duration,
         panicked: Option<Duration>,
-        wall: Duration,
+        still: Duration,
     ) -> Option<String> {
         let limit = self.limit?;
         if panicked.is_some_and(|at| used > at + LAST_WORDS) {
@@ -180,11 +184,8 @@ impl Emulator<'_> {
                 SILENCE.as_secs()
             ));
         }
-        if wall > limit * WALL_FACTOR {
-            return Some(format!(
-                "hangs: {} s gone by and little CPU used",
-                wall.as_secs()
-            ));
+        if still > STANDSTILL {
+            return Some(format!("hangs: the emulator stood still for {} s", still.as_secs()));
         }
         None
     }

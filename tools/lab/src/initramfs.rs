@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
-use flate2::{write::GzEncoder, Compression};
 
 use crate::cpio::Archive;
 use crate::places::Places;
@@ -76,7 +75,7 @@ pub fn build(
         };
         archives.push(cached(places, name, &sources)?);
     }
-    let last = scratch.join("job.gz");
+    let last = scratch.join("job.cpio");
     write_job(&last, job)?;
     archives.push(last);
     Ok(archives)
@@ -204,9 +203,9 @@ fn linked(program: &Path) -> Result<Option<Vec<PathBuf>>> {
 
 fn compress(archive: &Archive, path: &Path) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let mut out = GzEncoder::new(fs::File::create(path)?, Compression::fast());
+        let mut out = std::io::BufWriter::new(fs::File::create(path)?);
         archive.write(&mut out)?;
-        out.finish()?.flush()
+        out.flush()
     };
     write().with_context(|| format!("writing {}", path.display()))
 }
@@ -228,7 +227,7 @@ fn cached(places: &Places, name: &str, sources: &[Source]) -> Result<PathBuf> {
             .hash(&mut hasher);
     }
     let folder = places.cache.join("lab");
-    let path = folder.join(format!("{name}-{:016x}.gz", hasher.finish()));
+    let path = folder.join(format!("{name}-{:016x}.cpio", hasher.finish()));
     if path.exists() {
         return Ok(path);
     }

@@ -22,7 +22,7 @@ pub fn build(iso: &Path, kernel: &Path, initramfs: &[PathBuf], append: &str) -> 
         }
     }
     let config = iso.with_extension("cfg");
-    let names: Vec<_> = (0..initramfs.len()).map(|i| format!("/p{i}.gz")).collect();
+    let names: Vec<_> = (0..initramfs.len()).map(|i| format!("/p{i}.cpi")).collect();
     std::fs::write(
         &config,
         format!(

@@ -38,7 +38,7 @@ pub struct Profile {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ParseError {
     /// There is no line with the names of the columns.
-    #[error("the report has no column {0:?}; it must come from perf report --branch-stack -n -s symbol_from,symbol_to,cycles")]
+    #[error("the report has no column {0:?}; it must come from perf report --branch-stack -n")]
     Column(&'static str),
     /// A row has too few fields, or no number where one must be.
     #[error("line {0} of the report is damaged: {1:?}")]

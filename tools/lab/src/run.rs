@@ -23,7 +23,7 @@ use crate::suite::{Part, Suite, Verdict};
 
 /// The host's kernel command line.  Warnings and worse appear on the console;
 /// the rest is in the log that a suite saves, as each line costs much time.
-pub const APPEND: &str = "console=ttyS0 loglevel=5 tsc=reliable nokaslr panic=0 oops=panic";
+pub const APPEND: &str = "console=ttyS0,115200 loglevel=5 tsc=reliable nokaslr panic=0 oops=panic";
 
 /// Choices that are the same for all runs of a command.
 #[derive(Clone, Debug, Default)]
@@ -173,7 +173,7 @@ impl Boot<'_> {
         let ended = emulator.run(&files.console, &files.results, watch)?;
         // Large, and quickly made again.
         drop(fs::remove_file(&files.iso));
-        drop(fs::remove_file(files.log.join("job.gz")));
+        drop(fs::remove_file(files.log.join("job.cpio")));
         Ok(ended)
     }
 }
