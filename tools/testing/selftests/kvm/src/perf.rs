@@ -9,7 +9,7 @@ use perf_event::{Builder, Counter, SampleBranchFlag, SampleFlag, Sampler};
 use crate::msr::Branch;
 
 /// A prime number of branches between two samples.
-const PERIOD: u64 = 20_011;
+pub const PERIOD: u64 = 20_011;
 /// Bytes of the ring that samples are read from.
 const RING: usize = 1 << 18;
 
@@ -31,22 +31,23 @@ pub struct Samples {
 impl HostLbr {
     /// Opens an event pinned to the CPU, which takes the LBR from everybody.
     pub fn pinned(cpu: usize) -> Result<Self> {
-        Self::open(cpu, true)
+        Self::open(cpu, true, PERIOD)
     }
 
-    /// Opens an event that has to wait for pinned ones.
-    pub fn flexible(cpu: usize) -> Result<Self> {
-        Self::open(cpu, false)
+    /// Opens an event that has to wait for pinned ones, with so many branches
+    /// from sample to sample.
+    pub fn flexible(cpu: usize, period: u64) -> Result<Self> {
+        Self::open(cpu, false, period)
     }
 
-    fn open(cpu: usize, pinned: bool) -> Result<Self> {
+    fn open(cpu: usize, pinned: bool, period: u64) -> Result<Self> {
         let mut sampler = Builder::new(Hardware::BRANCH_INSTRUCTIONS)
             .any_pid()
             .one_cpu(cpu)
             .pinned(pinned)
             .exclude_kernel(false)
             .exclude_hv(false)
-            .sample_period(PERIOD)
+            .sample_period(period)
             .sample(SampleFlag::IP | SampleFlag::BRANCH_STACK)
             .branch_sample_type(SampleBranchFlag::ANY)
             .build()

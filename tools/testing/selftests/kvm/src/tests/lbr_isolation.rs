@@ -7,12 +7,12 @@ use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
-use kvm_selftests::perf::{HostLbr, Samples};
+use kvm_selftests::perf::{HostLbr, Samples, PERIOD};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -30,7 +30,7 @@ const GAP: usize = usize::MAX;
 fn host_event(phase: usize, cpu: usize) -> Result<Option<HostLbr>> {
     match phase {
         1 => HostLbr::pinned(cpu).map(Some),
-        3 => HostLbr::flexible(cpu).map(Some),
+        3 => HostLbr::flexible(cpu, PERIOD).map(Some),
         _ => Ok(None),
     }
 }
@@ -44,35 +44,49 @@ struct Seen {
     empty: usize,
 }
 
-/// Takes branches and looks at the records, round by round, until the end.
-fn guest(vcpu: &mut Vcpu, lbr: Geometry, phase: &AtomicUsize) -> Result<[Seen; END]> {
+/// The commands of one round: forget the records, take branches.
+fn round(lbr: Geometry, spins: u32) -> Vec<Command> {
     let mut commands: Vec<_> = (msr::LBR_FROM..msr::LBR_FROM + lbr.depth)
         .chain(msr::LBR_TO..msr::LBR_TO + lbr.depth)
         .map(|register| Command::Wrmsr(register, 0))
         .collect();
     commands.extend([
         Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
-        Command::Call(Symbol::Spin, 50_000),
+        Command::Call(Symbol::Spin, spins),
         Command::Wrmsr(msr::DEBUGCTL, 0),
     ]);
+    commands
+}
+
+fn is_empty(branch: &Branch) -> bool {
+    branch.from == 0 && branch.to == 0
+}
+
+/// Does one round; returns the records, none of them somebody else's.
+fn play(vcpu: &mut Vcpu, lbr: Geometry, commands: &[Command]) -> Result<Vec<Branch>> {
+    for outcome in vcpu.run(commands)? {
+        outcome?;
+    }
+    let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
+    for branch in branches.iter().filter(|branch| !is_empty(branch)) {
+        ensure!(
+            vcpu.owns(branch.from) && vcpu.owns(branch.to),
+            "a guest sees {branch}"
+        );
+    }
+    Ok(branches)
+}
+
+/// Plays round by round until the end.
+fn guest(vcpu: &mut Vcpu, lbr: Geometry, phase: &AtomicUsize) -> Result<[Seen; END]> {
+    let commands = round(lbr, 50_000);
     let mut seen = [Seen::default(); END];
     loop {
         let before = phase.load(Ordering::Acquire);
         if before == END {
             return Ok(seen);
         }
-        for outcome in vcpu.run(&commands)? {
-            outcome?;
-        }
-        let snapshot = vcpu.guest_snapshot(lbr)?;
-        let branches = snapshot.branches(lbr);
-        let is_empty = |branch: &Branch| branch.from == 0 && branch.to == 0;
-        for branch in branches.iter().filter(|branch| !is_empty(branch)) {
-            ensure!(
-                vcpu.owns(branch.from) && vcpu.owns(branch.to),
-                "a guest sees {branch} in phase {before}"
-            );
-        }
+        let branches = play(vcpu, lbr, &commands).with_context(|| format!("in phase {before}"))?;
         if phase.load(Ordering::Acquire) != before {
             continue;
         }
@@ -148,12 +162,8 @@ fn share_a_cpu(host: &Host) -> Result<Verdict> {
             "a guest records beside a pinned host event: {:?}",
             seen[1]
         );
-        let vcpu = thread.vcpu()?;
-        for branch in samples.iter().flat_map(|samples| &samples.branches) {
-            ensure!(
-                !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
-                "the host recorded a guest's {branch}"
-            );
+        for samples in &samples {
+            expect_none_of(&*thread.vcpu()?, samples)?;
         }
     }
     let pinned = &samples[1];
@@ -172,11 +182,59 @@ fn share_a_cpu(host: &Host) -> Result<Verdict> {
     PASS
 }
 
+fn expect_none_of(vcpu: &Vcpu, samples: &Samples) -> Result<()> {
+    for branch in &samples.branches {
+        ensure!(
+            !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
+            "the host recorded a guest's {branch}"
+        );
+    }
+    Ok(())
+}
+
+/// A host event that has to wait while the guest runs is back with each switch
+/// of threads. It samples so often that some samples come before the host has
+/// taken as many branches as there are records.
+fn host_between_slices(host: &Host) -> Result<Verdict> {
+    const SHORT: u64 = 251;
+    let cpu = host.cpu()?;
+    pin_to(cpu)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, cpu)?;
+    let mut event = HostLbr::flexible(cpu, SHORT)?;
+    let end = Instant::now() + PHASE;
+    let guest = thread.spawn(move |vcpu| {
+        let commands = round(lbr, 50);
+        let mut full = 0;
+        while Instant::now() < end {
+            if !play(vcpu, lbr, &commands)?.iter().any(is_empty) {
+                full += 1;
+            }
+            std::thread::yield_now();
+        }
+        Ok(full)
+    })?;
+    let mut samples = Samples::default();
+    while Instant::now() < end {
+        samples.extend(event.drain()?);
+        std::thread::yield_now();
+    }
+    let full: usize = guest.recv()??;
+    println!("# guest {full} rounds, host {} samples", samples.count);
+    ensure!(full > 0, "the guest recorded nothing");
+    ensure!(samples.count > 0, "the host got no samples");
+    expect_none_of(&*thread.vcpu()?, &samples)?;
+    PASS
+}
+
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     let mut suite = Suite::new();
     suite
         .case("two_vms_and_host_share_a_cpu", share_a_cpu)
-        .builtin_fails("guests and host use the LBR at the same time");
+        .builtin_fails("guests and host use the LBR at the same time")
+        .case("host_between_slices", host_between_slices)
+        .builtin_fails("guest and host use the LBR at the same time");
     suite
 }

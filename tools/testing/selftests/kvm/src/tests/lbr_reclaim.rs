@@ -9,7 +9,7 @@ use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
-use kvm_selftests::perf::{HostLbr, Samples, TraceCount};
+use kvm_selftests::perf::{HostLbr, Samples, TraceCount, PERIOD};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::{Stop, Vcpu};
 use kvm_selftests::vm::Vm;
@@ -228,7 +228,7 @@ fn flexible_waits(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     vcpu.call(Symbol::Jumps, 0)?;
     let before = vcpu.guest_snapshot(lbr)?;
-    let mut event = HostLbr::flexible(cpu)?;
+    let mut event = HostLbr::flexible(cpu, PERIOD)?;
     vcpu.expect_passthrough(lbr)?;
     before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     for branch in event.drain()?.branches {

@@ -13,9 +13,9 @@ use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
 /// Long enough to be scheduled out a few times if somebody competes.
-const SLICES: Command = Command::Call(Symbol::Spin, 3_000_000);
+const SLICES: Command = Command::Call(Symbol::Spin, 1_000_000);
 /// How often to try.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 10;
 
 struct Setup {
     _vm: Vm,
