@@ -74,31 +74,13 @@ fn key(world: &World) -> u64 {
     hasher.finish()
 }
 
-/// What must hold in the long run, from every state.
-fn check_progress(world: &World) {
-    for thread in 0..THREADS {
-        if world.wants_lbr() && world.free_cpu_of(thread).is_some() {
-            assert!(
-                world.clone().gets_passthrough(thread),
-                "LBR is wanted and free, and never given: {world:?}"
-            );
-        }
-        if !world.wants_lbr() && world.runs(thread) {
-            assert!(
-                world.clone().lets_go(thread),
-                "LBR is unused and never released: {world:?}"
-            );
-        }
-    }
-}
-
 /// Walks all states that `actions` lead to, at least `expected` many.
 fn explore(actions: &[Action], expected: usize) {
     let start = World::new();
     let mut seen = HashSet::from([key(&start)]);
     let mut todo = vec![start];
     while let Some(world) = todo.pop() {
-        check_progress(&world);
+        world.check_progress();
         for action in actions {
             let mut next = world.clone();
             if next.step(*action) && seen.insert(key(&next)) {

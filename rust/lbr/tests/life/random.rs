@@ -69,5 +69,6 @@ proptest! {
         for action in actions {
             world.step(action);
         }
+        world.check_progress();
     }
 }

@@ -557,11 +557,29 @@ impl World {
         self.write(cpu, register, value);
     }
 
-    // Questions that a test asks about a world that it may spoil.
+    /// What must hold in the long run, from every state.
+    pub(crate) fn check_progress(&self) {
+        for thread in 0..THREADS {
+            let Some(cpu) = self.cpu_of[thread] else {
+                continue;
+            };
+            if self.debugctl & DEBUGCTL_LBR == 0 {
+                assert!(
+                    self.clone().lets_go(thread),
+                    "LBR is unused and never released: {self:?}"
+                );
+            } else if !self.pinned[cpu] && !self.refuse {
+                assert!(
+                    self.clone().gets_passthrough(thread),
+                    "LBR is wanted and free, and never given: {self:?}"
+                );
+            }
+        }
+    }
 
     /// Runs the vCPU, with time passing, and returns whether it gets or keeps
     /// passthrough.
-    pub(crate) fn gets_passthrough(mut self, thread: usize) -> bool {
+    fn gets_passthrough(mut self, thread: usize) -> bool {
         for _ in 0..3 {
             self.act(Action::Tick);
             // A request that is left over, and one that the entry makes.
@@ -578,9 +596,9 @@ impl World {
 
     /// Returns whether the event is gone after slices that do not use it: one
     /// may make an old request, one satisfies it, one must be seen unused.
-    pub(crate) fn lets_go(mut self, thread: usize) -> bool {
+    fn lets_go(mut self, thread: usize) -> bool {
+        let cpu = self.cpu_of[thread].expect("a thread that runs");
         for _ in 0..4 {
-            let cpu = self.cpu_of[thread].expect("a thread that runs");
             self.act(Action::SchedOut { thread });
             self.act(Action::SchedIn { thread, cpu });
             self.act(Action::Service { thread });
@@ -590,18 +608,5 @@ impl World {
             });
         }
         self.event.is_none()
-    }
-
-    pub(crate) fn wants_lbr(&self) -> bool {
-        self.debugctl & DEBUGCTL_LBR != 0
-    }
-
-    /// The CPU of `thread`, if perf could give its facility to an event there.
-    pub(crate) fn free_cpu_of(&self, thread: usize) -> Option<usize> {
-        self.cpu_of[thread].filter(|cpu| !self.pinned[*cpu] && !self.refuse)
-    }
-
-    pub(crate) fn runs(&self, thread: usize) -> bool {
-        self.cpu_of[thread].is_some()
     }
 }
