@@ -196,10 +196,11 @@ static struct perf_event *event, *other;
 
 static int thread_main(void *unused)
 {
+	void (*todo)(void);
+
 	while (!kthread_should_stop()) {
 		/* Pairs with in_thread(). */
-		void (*todo)(void) = smp_load_acquire(&job);
-
+		todo = smp_load_acquire(&job);
 		if (todo) {
 			todo();
 			/* Pairs with in_thread(). */
@@ -216,10 +217,17 @@ static int thread_main(void *unused)
 
 static void in_thread(void (*todo)(void))
 {
-	/* Pairs with thread_main(), here and below. */
+	/* Pairs with thread_main(). */
 	smp_store_release(&job, todo);
+	/* Pairs with thread_main(). */
 	while (smp_load_acquire(&job))
 		usleep_range(100, 200);
+}
+
+static void release(struct perf_event *it)
+{
+	if (!IS_ERR(it))
+		perf_event_release_kernel(it);
 }
 
 static int second_thread_main(void *unused)
@@ -228,14 +236,13 @@ static int second_thread_main(void *unused)
 
 	while (!kthread_should_stop())
 		usleep_range(500, 1000);
-	if (!IS_ERR(mine))
-		perf_event_release_kernel(mine);
+	release(mine);
 	return 0;
 }
 
-static struct task_struct *start(int (*main)(void *), const char *name)
+static struct task_struct *start(int (*function)(void *arg), const char *name)
 {
-	struct task_struct *task = kthread_create(main, NULL, "%s", name);
+	struct task_struct *task = kthread_create(function, NULL, "%s", name);
 
 	if (!IS_ERR(task)) {
 		kthread_bind(task, cpu);
@@ -248,19 +255,34 @@ static void create_one(void) { event = perf_guest_lbr_create_event(&one.callback
 static void create_two(void) { other = perf_guest_lbr_create_event(&two.callbacks); }
 static void create_other_counter(void) { other = create_counter(); }
 static void create_other_unmarked(void) { other = create_unmarked(); }
-static void disable_other(void) { perf_event_disable(other); }
-static void enable_other(void) { perf_event_enable(other); }
-static void revive(void) { perf_event_enable(event); }
+
+static void disable_other(void)
+{
+	if (!IS_ERR(other))
+		perf_event_disable(other);
+}
+
+static void enable_other(void)
+{
+	if (!IS_ERR(other))
+		perf_event_enable(other);
+}
+
+static void revive(void)
+{
+	if (!IS_ERR(event))
+		perf_event_enable(event);
+}
 
 /* The tests.  Each begins with one's event created and the thread spinning. */
 static bool is_active(struct perf_event *it)
 {
-	return READ_ONCE(it->state) == PERF_EVENT_STATE_ACTIVE;
+	return !IS_ERR(it) && READ_ONCE(it->state) == PERF_EVENT_STATE_ACTIVE;
 }
 
 static bool is_error(struct perf_event *it)
 {
-	return READ_ONCE(it->state) == PERF_EVENT_STATE_ERROR;
+	return IS_ERR(it) || READ_ONCE(it->state) == PERF_EVENT_STATE_ERROR;
 }
 
 static bool first_gain_is_not_intact(void)
@@ -297,7 +319,7 @@ static bool rescheduling_is_not_told(void)
 		in_thread(disable_other);
 		in_thread(enable_other);
 	}
-	perf_event_release_kernel(other);
+	release(other);
 	return num_online_cpus() == 1 || one.lost - before < 4;
 }
 
@@ -308,7 +330,7 @@ static bool flexible_host_event_waits(void)
 
 	msleep(20);
 	good = !is_error(event) && !is_active(host);
-	perf_event_release_kernel(host);
+	release(host);
 	return good;
 }
 
@@ -320,7 +342,7 @@ static bool pinned_host_event_wins(void)
 	/* Without luck: not as long as the host has the LBRs. */
 	in_thread(revive);
 	good = good && is_error(event) && is_active(host);
-	perf_event_release_kernel(host);
+	release(host);
 	return good;
 }
 
@@ -339,7 +361,7 @@ static bool second_guest_event_is_refused(void)
 
 	in_thread(create_two);
 	good = is_error(other) && !is_error(event) && !two.gained;
-	perf_event_release_kernel(other);
+	release(other);
 	return good;
 }
 
@@ -349,13 +371,13 @@ static bool unmarked_event_is_refused(void)
 
 	in_thread(create_other_unmarked);
 	good = is_error(other) && !is_error(event);
-	perf_event_release_kernel(other);
+	release(other);
 	return good;
 }
 
 static bool release_is_a_loss(void)
 {
-	perf_event_release_kernel(event);
+	release(event);
 	return !one.has && one.gained == one.lost;
 }
 
@@ -368,7 +390,7 @@ static bool unmarked_event_works_alone(void)
 	good = !is_error(other) && !guest_records_on(cpu);
 	in_thread(create_one);
 	good = good && is_error(event);
-	perf_event_release_kernel(other);
+	release(other);
 	in_thread(revive);
 	return good && !is_error(event);
 }
@@ -378,16 +400,16 @@ static bool returning_host_event_sees_nothing(void)
 	struct perf_event *host;
 	bool good;
 
-	perf_event_release_kernel(event);
+	release(event);
 	host = create_host(cpu, false, NOTHING);
 	msleep(20);
 	in_thread(create_one);
 	good = !is_active(host) && !is_error(event);
-	perf_event_release_kernel(event);
+	release(event);
 	for (int i = 0; i < 2000 && !is_active(host); i++)
 		udelay(20);
 	good = good && is_active(host) && !guest_records_on(cpu);
-	perf_event_release_kernel(host);
+	release(host);
 	in_thread(create_one);
 	return good;
 }
@@ -455,7 +477,7 @@ static int __init guest_lbr_event_test_init(void)
 			tests[i].name);
 	}
 
-	perf_event_release_kernel(event);
+	release(event);
 	kthread_stop(thread);
 	return 0;
 }
