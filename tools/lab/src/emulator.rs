@@ -185,7 +185,10 @@ impl Emulator<'_> {
             ));
         }
         if still > STANDSTILL {
-            return Some(format!("hangs: the emulator stood still for {} s", still.as_secs()));
+            return Some(format!(
+                "hangs: the emulator stood still for {} s",
+                still.as_secs()
+            ));
         }
         None
     }
