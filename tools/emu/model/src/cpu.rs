@@ -240,3 +240,6 @@ impl LogicalCpu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

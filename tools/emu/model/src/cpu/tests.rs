@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only
+use super::*;
+use crate::lbr;
+use crate::machine::tests::skylake;
+use crate::msr::*;
+use crate::pmu::{EN, INT, OS, USR};
+use proptest::prelude::*;
+
+const MAX: u64 = (1 << 48) - 1;
+
+fn at(time: u64) -> Now {
+    Now {
+        cycles: time,
+        instructions: time,
+    }
+}
+
+fn cpu() -> LogicalCpu {
+    LogicalCpu::new(&skylake())
+}
+
+fn set(cpu: &mut LogicalCpu, index: u32, value: u64) {
+    let now = Now::default();
+    assert_eq!(
+        cpu.write(index, value, now),
+        Some(Ok(())),
+        "{index:#x} {value:#x}"
+    );
+}
+
+fn get(cpu: &mut LogicalCpu, index: u32) -> u64 {
+    cpu.read(index, Now::default()).unwrap().unwrap()
+}
+
+fn jump(cpu: &mut LogicalCpu, from: u64) {
+    let branch = Taken {
+        kind: Kind::RelativeJump,
+        from,
+        to: from + 9,
+        length: 2,
+    };
+    cpu.taken(&branch, 0);
+}
+
+fn newest(cpu: &LogicalCpu) -> u64 {
+    cpu.lbr.newest_first().next().unwrap().from
+}
+
+/// A counter of cycles in ring 0 that overflows at time 10.
+fn armed(debugctl: u64) -> LogicalCpu {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_DEBUGCTL, debugctl);
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | INT | 0x3c);
+    set(&mut cpu, IA32_A_PMC0, MAX - 9);
+    cpu
+}
+
+#[test]
+fn recording_follows_debugctl() {
+    let mut cpu = cpu();
+    jump(&mut cpu, 1);
+    assert!(!cpu.wants_branches());
+    assert_eq!(newest(&cpu), 0);
+    set(&mut cpu, IA32_DEBUGCTL, debugctl::LBR);
+    assert!(cpu.wants_branches());
+    jump(&mut cpu, 2);
+    assert_eq!(newest(&cpu), 2);
+    set(&mut cpu, IA32_DEBUGCTL, 0);
+    jump(&mut cpu, 3);
+    assert_eq!(newest(&cpu), 2);
+}
+
+#[test]
+fn an_overflow_interrupts_once_and_in_time() {
+    let mut cpu = armed(0);
+    assert_eq!(cpu.deadline(), 10);
+    cpu.advance(at(9));
+    assert!(!cpu.take_interrupt());
+    cpu.advance(at(10));
+    assert!(cpu.take_interrupt());
+    assert!(!cpu.take_interrupt());
+}
+
+#[test]
+fn freezing_is_streamlined() {
+    // Each row: IA32_DEBUGCTL, what IA32_PERF_GLOBAL_STATUS is after the overflow.
+    #[rustfmt::skip]
+    let rows = [
+        (debugctl::LBR, 1),
+        (debugctl::LBR | debugctl::FREEZE_LBRS_ON_PMI, 1 | LBR_FRZ),
+        (debugctl::LBR | debugctl::FREEZE_PERFMON_ON_PMI, 1 | CTR_FRZ),
+        (debugctl::LBR | debugctl::FREEZE_LBRS_ON_PMI | debugctl::FREEZE_PERFMON_ON_PMI, 1 | LBR_FRZ | CTR_FRZ),
+    ];
+    for (debugctl, status) in rows {
+        let mut cpu = armed(debugctl);
+        jump(&mut cpu, 1);
+        cpu.advance(at(10));
+        assert_eq!(
+            get(&mut cpu, IA32_PERF_GLOBAL_STATUS),
+            status,
+            "{debugctl:#x}"
+        );
+        assert_eq!(get(&mut cpu, IA32_DEBUGCTL), debugctl, "DEBUGCTL stays");
+        jump(&mut cpu, 2);
+        assert_eq!(newest(&cpu), if status & LBR_FRZ == 0 { 2 } else { 1 });
+        cpu.advance(at(15));
+        assert_eq!(
+            get(&mut cpu, IA32_PMC0),
+            if status & CTR_FRZ == 0 { 5 } else { 0 }
+        );
+        set(&mut cpu, IA32_PERF_GLOBAL_STATUS_RESET, status);
+        jump(&mut cpu, 3);
+        assert_eq!(newest(&cpu), 3, "recording goes on");
+    }
+}
+
+#[test]
+fn an_overflow_without_interrupt_does_not_freeze() {
+    let mut cpu = armed(debugctl::LBR | debugctl::FREEZE_LBRS_ON_PMI);
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);
+    cpu.advance(at(10));
+    assert_eq!(get(&mut cpu, IA32_PERF_GLOBAL_STATUS), 1);
+    assert!(!cpu.take_interrupt());
+}
+
+#[test]
+fn a_branch_that_overflows_is_itself_recorded() {
+    let mut cpu = cpu();
+    set(
+        &mut cpu,
+        IA32_DEBUGCTL,
+        debugctl::LBR | debugctl::FREEZE_LBRS_ON_PMI,
+    );
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | INT | 0xc4);
+    set(&mut cpu, IA32_A_PMC0, MAX);
+    jump(&mut cpu, 7);
+    assert!(cpu.take_interrupt());
+    assert_eq!(newest(&cpu), 7);
+    jump(&mut cpu, 8);
+    assert_eq!(newest(&cpu), 7);
+}
+
+#[test]
+fn insertions_are_counted_if_not_filtered() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_DEBUGCTL, debugctl::LBR);
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x20cc);
+    jump(&mut cpu, 1);
+    set(&mut cpu, MSR_LBR_SELECT, lbr::NEAR_REL_JMP);
+    jump(&mut cpu, 2);
+    assert_eq!(get(&mut cpu, IA32_PMC0), 1);
+}
+
+#[test]
+fn events_retire_no_branch_but_int_n_does() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x40c4);
+    let event = Taken {
+        kind: Kind::Event,
+        from: 1,
+        to: 2,
+        length: 0,
+    };
+    cpu.taken(&event, 0);
+    assert_eq!(get(&mut cpu, IA32_PMC0), 0);
+    cpu.retired(Kind::Far);
+    assert_eq!(get(&mut cpu, IA32_PMC0), 1);
+}
+
+#[test]
+fn privilege_levels_are_counted_apart() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0xc0);
+    set(&mut cpu, IA32_PERFEVTSEL0 + 1, EN | USR | 0xc0);
+    cpu.set_user(true, at(3));
+    cpu.set_user(false, at(10));
+    cpu.advance(at(14));
+    assert_eq!(
+        [get(&mut cpu, IA32_PMC0), get(&mut cpu, IA32_PMC0 + 1)],
+        [7, 7]
+    );
+}
+
+#[test]
+fn a_write_takes_effect_at_its_end() {
+    let mut cpu = cpu();
+    let control = EN | OS | 0xc0;
+    cpu.write(IA32_PERFEVTSEL0, control, at(5))
+        .unwrap()
+        .unwrap();
+    cpu.write(IA32_PERFEVTSEL0, 0, at(9)).unwrap().unwrap();
+    cpu.advance(at(20));
+    assert_eq!(
+        get(&mut cpu, IA32_PMC0),
+        4,
+        "the disabling write counts itself"
+    );
+}
+
+#[test]
+fn a_faulting_write_leaves_time_alone() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0xc0);
+    assert_eq!(
+        cpu.write(IA32_PERF_GLOBAL_CTRL, u64::MAX, at(8)),
+        Some(Err(Fault))
+    );
+    cpu.advance(at(7));
+    cpu.advance(at(8));
+    assert_eq!(get(&mut cpu, IA32_PMC0), 8);
+    assert_eq!(get(&mut cpu, IA32_PERF_GLOBAL_CTRL), 0xf);
+}
+
+#[test]
+fn smm_stops_what_freeze_while_smm_names() {
+    for freeze in [false, true] {
+        let mut cpu = cpu();
+        let bit = if freeze {
+            debugctl::FREEZE_WHILE_SMM
+        } else {
+            0
+        };
+        set(&mut cpu, IA32_DEBUGCTL, debugctl::LBR | bit);
+        set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);
+        cpu.smm(true, at(5));
+        jump(&mut cpu, 1);
+        cpu.smm(false, at(8));
+        jump(&mut cpu, 2);
+        cpu.advance(at(10));
+        assert_eq!(get(&mut cpu, IA32_PMC0), if freeze { 7 } else { 10 });
+        let recorded = cpu.lbr.newest_first().filter(|r| r.from != 0).count();
+        assert_eq!(recorded, if freeze { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn init_keeps_counters_and_records_and_stops_recording() {
+    let mut cpu = armed(debugctl::LBR);
+    jump(&mut cpu, 1);
+    cpu.reset(Reset::Init, at(5));
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
+    assert_eq!(get(&mut cpu, IA32_PMC0), MAX - 4);
+    assert_eq!(newest(&cpu), 1);
+    cpu.reset(Reset::Hard, at(0));
+    assert_eq!(get(&mut cpu, IA32_PMC0), 0);
+    assert_eq!(newest(&cpu), 0);
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);
+    cpu.advance(at(3));
+    assert_eq!(get(&mut cpu, IA32_PMC0), 3, "time starts anew");
+}
+
+#[test]
+fn registers_by_their_existence() {
+    enum Is {
+        Free,
+        Fixed(u64),
+        Absent,
+        Foreign,
+    }
+    use Is::*;
+    #[rustfmt::skip]
+    let rows = [
+        (IA32_BIOS_SIGN_ID, Fixed(0x0200_7006 << 32)),
+        (IA32_PERF_CAPABILITIES, Fixed(0x3005)),
+        (IA32_DEBUGCTL, Free),
+        (MSR_LBR_SELECT, Free),
+        (0xc4, Free), (0xc5, Absent),
+        (0x189, Free), (0x18a, Absent),
+        (0x30b, Free), (0x30c, Absent),
+        (0x4c4, Free), (0x4c5, Absent),
+        (0x69f, Free), (0x6b0, Absent),
+        (0x6df, Free), (0x6f0, Absent),
+        (0xddf, Free), (0xde0, Absent),
+        (0x40, Absent), (0x1db, Absent), (0x3f1, Absent),
+        (0x14ce, Absent), (0x14cf, Absent), (0x1200, Absent), (0x1500, Absent), (0x1600, Absent),
+        (0x10, Foreign), (0x277, Foreign), (0x6e0, Foreign), (0x6a0, Foreign), (0xda0, Foreign),
+    ];
+    for (index, is) in rows {
+        let mut cpu = cpu();
+        let read = cpu.read(index, at(0));
+        let write = cpu.write(index, 1, at(0));
+        match is {
+            Free => {
+                assert_eq!((read, write), (Some(Ok(0)), Some(Ok(()))), "{index:#x}");
+                assert_eq!(cpu.read(index, at(0)), Some(Ok(1)), "{index:#x}");
+            }
+            Fixed(value) => {
+                assert_eq!(read, Some(Ok(value)), "{index:#x}");
+                assert_eq!(cpu.read(index, at(0)), read, "{index:#x}");
+            }
+            Absent => assert_eq!(
+                (read, write),
+                (Some(Err(Fault)), Some(Err(Fault))),
+                "{index:#x}"
+            ),
+            Foreign => assert_eq!((read, write), (None, None), "{index:#x}"),
+        }
+    }
+}
+
+#[test]
+fn debugctl_has_no_branch_trace_and_no_rtm_debug() {
+    for bit in 0..64 {
+        let mut cpu = cpu();
+        let fine = [0, 1, 11, 12, 14].contains(&bit);
+        let result = cpu.write(IA32_DEBUGCTL, 1 << bit, at(0));
+        assert_eq!(
+            result,
+            Some(if fine { Ok(()) } else { Err(Fault) }),
+            "bit {bit}"
+        );
+        assert_eq!(cpu.is_loadable(IA32_DEBUGCTL, 1 << bit), fine, "bit {bit}");
+    }
+}
+
+#[test]
+fn misc_enable_says_what_there_is() {
+    let mut cpu = cpu();
+    assert_eq!(get(&mut cpu, IA32_MISC_ENABLE), 0x5_1881);
+    set(&mut cpu, IA32_MISC_ENABLE, 1 << 22);
+    assert_eq!(
+        get(&mut cpu, IA32_MISC_ENABLE),
+        0x40_1880,
+        "availability is read-only"
+    );
+    assert_eq!(cpu.write(IA32_MISC_ENABLE, 1 << 2, at(0)), Some(Err(Fault)));
+    assert_eq!(
+        cpu.write(IA32_PERF_CAPABILITIES, 0x3005, at(0)),
+        Some(Err(Fault))
+    );
+}
+
+#[test]
+fn transitions_load_valid_values_only() {
+    let cpu = cpu();
+    #[rustfmt::skip]
+    let rows = [
+        (IA32_PERF_GLOBAL_CTRL, 0x7_0000_000f, true),
+        (IA32_PERF_GLOBAL_CTRL, 0x10, false),
+        (IA32_DEBUGCTL, 0x5803, true),
+        (IA32_DEBUGCTL, 0x40, false),
+        (MSR_LBR_SELECT, 0, false),
+    ];
+    for (index, value, fine) in rows {
+        assert_eq!(cpu.is_loadable(index, value), fine, "{index:#x} {value:#x}");
+    }
+}
+
+proptest! {
+    /// Nothing that software does makes the CPU fail, and what reads back is what
+    /// was accepted.
+    #[test]
+    fn any_access_is_survived(steps in prop::collection::vec((0u8..6, any::<u16>(), any::<u64>()), 0..300)) {
+        let mut cpu = cpu();
+        let mut time = 0;
+        for (what, number, value) in steps {
+            time += value % 1000;
+            let index = u32::from(number) % 0x1700;
+            match what {
+                0 => { cpu.read(index, at(time)); }
+                1 => { cpu.write(index, value, at(time)); }
+                2 => {
+                    let kind = Kind::from_number(number as u8 % 8).unwrap();
+                    cpu.taken(&Taken { kind, from: value, to: value.wrapping_mul(3), length: 5 }, time);
+                }
+                3 => cpu.set_user(value % 2 == 0, at(time)),
+                4 => cpu.smm(value % 2 == 0, at(time)),
+                _ => { cpu.not_taken(value); }
+            }
+            prop_assert!(cpu.deadline() >= cpu.deadline().min(time));
+            cpu.take_interrupt();
+        }
+    }
+}
