@@ -83,7 +83,7 @@ enum Command {
     Run {
         /// A machine, as `lab list` names it, or the path of a description
         machine: String,
-        /// The suite
+        /// The suite, or the path of one (NAME.sh)
         #[arg(long)]
         suite: String,
         /// Add this to the host's kernel command line

@@ -297,6 +297,7 @@ pub fn suite(
     let bar = progress(&options.bars, &title);
     bar.set_message("booting");
     let mut stream = Vec::new();
+    let mut told = 0;
     let mut console = Vec::new();
     let (end, time) = boot.run(
         places,
@@ -311,6 +312,9 @@ pub fn suite(
                 show(output.results);
             } else if !output.results.is_empty() {
                 bar.set_message(latest(&stream));
+                if options.bars.is_hidden() {
+                    steps(&stream, &mut told, &title);
+                }
             }
             bar.tick();
             Flow::Continue
@@ -327,6 +331,18 @@ fn show(bytes: &[u8]) {
     // A closed standard output is the reader's choice.
     drop(std::io::stdout().write_all(bytes));
     drop(std::io::stdout().flush());
+}
+
+/// Where there is no progress line: says the steps that a suite announces
+/// (`note "step: ..."`) in whole lines beyond `told`.
+fn steps(stream: &[u8], told: &mut usize, title: &str) {
+    while let Some(end) = stream[*told..].iter().position(|&b| b == b'\n') {
+        let line = String::from_utf8_lossy(&stream[*told..*told + end]);
+        if let Some(step) = line.trim_end().strip_prefix("# step: ") {
+            eprintln!("==> {title}: {step}");
+        }
+        *told += end + 1;
+    }
 }
 
 /// The last whole line, for the progress line.

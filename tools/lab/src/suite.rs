@@ -95,20 +95,22 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Reads `name` from the folder `suites`.
+    /// Reads the suite `name` of the folder `suites`, or the script `name` if that
+    /// ends in `.sh`.
     ///
     /// # Errors
     ///
     /// If there is no such suite or its head is wrong.
     pub fn load(suites: &Path, name: &str) -> Result<Self> {
-        let path = suites.join(format!("{name}.sh"));
-        let script = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "no suite {name} ({}); `lab list` names them",
-                path.display()
-            )
-        })?;
-        Self::parse(name, &script).with_context(|| format!("{}", path.display()))
+        let path = if name.ends_with(".sh") {
+            PathBuf::from(name)
+        } else {
+            suites.join(format!("{name}.sh"))
+        };
+        let script = std::fs::read_to_string(&path)
+            .with_context(|| format!("suite {}; `lab list` names them", path.display()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Self::parse(&name, &script).with_context(|| format!("{}", path.display()))
     }
 
     fn parse(name: &str, script: &str) -> Result<Self> {
