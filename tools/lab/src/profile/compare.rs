@@ -14,8 +14,12 @@ use super::{Branch, Profile};
 /// Branches below this share (in percent, on both sides) are not compared.
 pub const FLOOR: f64 = 2.0;
 
-/// Largest difference that chance explains, in percentage points.
-pub const BOUND: f64 = 0.5;
+/// Largest difference that chance explains, in percentage points: four times the
+/// largest standard deviation of `lab spread --seeds 12` on skylake with guest_lbr.
+/// That was 0.062 points (branch lfsr_cond -> lfsr_cond) at 4,722 to 4,727 samples a
+/// side, hence 0.247; the largest single difference was 0.172.  Measure anew after
+/// a change of the workload, the period or the number of samples.
+pub const BOUND: f64 = 0.25;
 
 /// How many records a sample must hold on average.  The facility is 32 deep and
 /// full but for the first sample of a run; a filter that lets too much through
@@ -211,7 +215,7 @@ mod tests {
             assert!(found.contains(message), "{message}: {found}");
         }
         // Below the floor on both sides a difference does not matter.
-        let guest = profile(1000, &[16100, 15600, 300]);
+        let guest = profile(1000, &[16040, 15540, 420]);
         assert_eq!(apart(&good, &guest), Vec::<String>::new());
         let empty = profile(1000, &[]);
         assert_eq!(apart(&empty, &empty).len(), 1);
