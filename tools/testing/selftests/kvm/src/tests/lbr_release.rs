@@ -112,7 +112,9 @@ fn recorded(host: &Host) -> Result<Verdict> {
 fn kept_while_recording(host: &Host) -> Result<Verdict> {
     let mut setup = setup(host)?;
     setup.vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    setup.vcpu.expect_passthrough(setup.lbr)?;
     ensure!(!setup.idle(4)?, "released while recording");
+    setup.vcpu.expect_passthrough(setup.lbr)?;
     setup.vcpu.wrmsr(msr::DEBUGCTL, 0)??;
     ensure!(setup.idle(ROUNDS)?, "not released after recording");
     PASS
