@@ -63,7 +63,7 @@ fn broken(title: String, error: &anyhow::Error, places: &Places) -> Outcome {
         transcript: Transcript::default(),
         allowed: Vec::new(),
         time: Duration::ZERO,
-        log: places.top.join("build/log"),
+        log: places.logs(),
     }
 }
 
@@ -197,7 +197,7 @@ pub fn check(places: &Places, options: &Options) -> Result<bool> {
         sum += outcome.sum();
     }
     let all: Vec<_> = outcomes.iter().collect();
-    let path = places.top.join("build/log/junit.xml");
+    let path = places.logs().join("junit.xml");
     fs::write(&path, junit::write(&all)?).with_context(|| format!("writing {}", path.display()))?;
     println!("{sum}");
     Ok(sum.is_success())

@@ -70,7 +70,7 @@ fn in_chain(report: &str, symbol: &str) -> Option<f64> {
     callers.lines().find_map(|line| {
         let mut fields = line.split(crate::profile::SEPARATOR).map(str::trim);
         let share = fields.next()?;
-        let name = fields.last()?;
+        let name = fields.next_back()?;
         (name.split_whitespace().last()? == symbol)
             .then(|| share.trim_end_matches('%').parse().ok())?
     })

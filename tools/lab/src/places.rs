@@ -151,17 +151,21 @@ impl Places {
     ///
     /// If it cannot be made.
     pub fn log(&self, run: &str) -> Result<PathBuf> {
-        let logs = match &self.products.log {
-            Some(path) => path.clone(),
-            None => self.top.join("build/log"),
-        };
-        let path = logs.join(run);
+        let path = self.logs().join(run);
         if path.exists() {
             std::fs::remove_dir_all(&path)
                 .with_context(|| format!("emptying {}", path.display()))?;
         }
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(path.canonicalize()?)
+    }
+
+    /// Where all log folders are.
+    pub fn logs(&self) -> PathBuf {
+        match &self.products.log {
+            Some(path) => path.clone(),
+            None => self.top.join("build/log"),
+        }
     }
 
     /// The suites.

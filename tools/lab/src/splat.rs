@@ -80,7 +80,7 @@ impl Splats {
             let line = line.trim();
             let is_head = HEAD.is_match(line);
             let covered = head.is_some_and(|head| number - head <= REACH);
-            if !is_head && !(BODY.is_match(line) && !covered) {
+            if !is_head && (covered || !BODY.is_match(line)) {
                 continue;
             }
             head = Some(number);

@@ -7,7 +7,7 @@ use kvm_selftests::guest::{self, Command, Symbol};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
-use kvm_selftests::vcpu::{Vcpu, EXIT_NOISE};
+use kvm_selftests::vcpu::{Stop, Vcpu, EXIT_NOISE};
 use kvm_selftests::vm::Vm;
 
 const CPL_EQ_0: u64 = 1 << 0;
@@ -99,18 +99,31 @@ fn select(host: &Host, select: u64) -> Result<Verdict> {
     PASS
 }
 
+/// A call pushes a record, its return pops it.
 fn call_stack(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     vcpu.wrmsr(msr::LBR_TOS, 0)??;
     vcpu.wrmsr(msr::LBR_SELECT, EN_CALLSTACK | NO_CALL_OR_RETURN)??;
-    // As many returns as calls: nothing is left.
-    vcpu.call(Symbol::Mixed, 0)?;
-    let seen = vcpu.guest_snapshot(lbr)?;
+    let stop = vcpu.start(&[
+        Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
+        Command::Call(Symbol::Yield, 0),
+        Command::Wrmsr(msr::DEBUGCTL, 0),
+    ])?;
+    ensure!(stop == Stop::Yield, "the guest did not yield");
+    let seen = vcpu.host_snapshot(lbr)?;
+    ensure!(seen.tos == 1, "LBR_TOS is {} inside a call", seen.tos);
+    let call = seen.branches(lbr)[0];
     ensure!(
-        seen.tos == 0,
-        "LBR_TOS is {} after balanced calls",
-        seen.tos
+        call.to == vcpu.address(Symbol::Yield),
+        "the newest record is {call}, not the call"
     );
+    ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
+    let tos = vcpu.host_snapshot(lbr)?.tos;
+    ensure!(tos == 0, "LBR_TOS is {tos} after the return");
+    // As many returns as calls.
+    vcpu.call(Symbol::Mixed, 0)?;
+    let tos = vcpu.host_snapshot(lbr)?.tos;
+    ensure!(tos == 0, "LBR_TOS is {tos} after balanced calls");
     PASS
 }
 
