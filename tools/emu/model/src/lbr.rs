@@ -58,7 +58,6 @@ enum Field {
 /// The LBR stack of one logical CPU.
 #[derive(Clone, Debug)]
 pub struct Lbr {
-    /// Depth is a power of two.
     records: Vec<Record>,
     tos: usize,
     select: u64,
@@ -140,8 +139,14 @@ impl Lbr {
         self.select & (kind | ring) != 0
     }
 
+    /// The index `at` in the ring.  A machine's depth is a power of two; a division
+    /// at every branch would cost.
+    fn wrap(&self, at: usize) -> usize {
+        at & (self.records.len() - 1)
+    }
+
     fn push(&mut self, branch: &Taken, mispredicted: bool, cycles: u64) {
-        self.tos = (self.tos + 1) % self.records.len();
+        self.tos = self.wrap(self.tos + 1);
         let elapsed = cycles.saturating_sub(self.recorded).min(INFO_CYCLES);
         self.recorded = cycles;
         if let Some(record) = self.records.get_mut(self.tos) {
@@ -157,7 +162,7 @@ impl Lbr {
         if let Some(record) = self.records.get_mut(self.tos) {
             *record = Record::default();
         }
-        self.tos = (self.tos + self.records.len() - 1) % self.records.len();
+        self.tos = self.wrap(self.tos + self.records.len() - 1);
     }
 
     fn locate(&self, index: u32) -> Option<(Field, usize)> {
