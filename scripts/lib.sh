@@ -3,8 +3,8 @@
 # Sourced by the build scripts.  Progress and errors go to stderr; stdout is
 # for results only.
 
-top=$(cd "$(dirname "$0")" && git rev-parse --show-toplevel 2>/dev/null) ||
-	top=$(cd "$(dirname "$0")/.." && pwd)
+# The tree that the calling script is in.
+top=$(cd "$(dirname "$0")" && until [ -f scripts/lib.sh ]; do cd ..; done && pwd)
 
 # die MESSAGE...: one line that says what is wrong and what to do.
 die() {
