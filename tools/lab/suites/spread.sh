@@ -15,10 +15,10 @@ esac
 check "a guest with LBR starts" guest_start -- -cpu host,migratable=no -smp 2
 for seed in $SEEDS; do
 	note "step: seed $seed"
-	profile any "$seed" >/tmp/host
+	profile any "$seed" 1000000 >/tmp/host
 	status=$?
 	# The host's profile must not change the guest's, nor the other way round.
-	guest_run profile any "$seed" >/tmp/guest
+	guest_run profile any "$seed" 1000000 >/tmp/guest
 	if [ $status$? = 00 ]; then
 		ok "seed $seed"
 		artifact "host-$seed" /tmp/host

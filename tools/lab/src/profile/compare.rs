@@ -16,10 +16,10 @@ pub const FLOOR: f64 = 2.0;
 
 /// Largest difference that chance explains, in percentage points: four times the
 /// largest standard deviation of `lab spread --seeds 12` on skylake with guest_lbr.
-/// That was 0.062 points (branch lfsr_cond -> lfsr_cond) at 4,722 to 4,727 samples a
-/// side, hence 0.247; the largest single difference was 0.172.  Measure anew after
+/// That was 0.084 points (branch lfsr_cond -> lfsr_cond) at 9,473 to 9,482 samples a
+/// side, hence 0.334; the largest single difference was 0.185.  Measure anew after
 /// a change of the workload, the period or the number of samples.
-pub const BOUND: f64 = 0.25;
+pub const BOUND: f64 = 0.34;
 
 /// How many records a sample must hold on average.  The facility is 32 deep and
 /// full but for the first sample of a run; a filter that lets too much through
