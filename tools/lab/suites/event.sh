@@ -3,6 +3,6 @@
 #: parts = ["selftests"]
 #: machines = ["skylake", "skylake-smp"]
 
-name=guest_lbr_event_test
-subtests $name sh -c "insmod /selftests/$name.ko; dmesg | sed -n 's/^.*$name: //p'"
-check "the test is unloaded" rmmod $name
+module=guest_lbr_event_test
+subtests $module sh -c "insmod /selftests/$module.ko; dmesg | sed -n 's/^.*$module: //p'"
+check "the test is unloaded" rmmod $module

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "On a kernel without the hooks guest_lbr says what is missing"
+#: parts = ["module"]
+#: kernels = ["kernel-vanilla"]
+
+check "kvm_intel loads" load_kvm
+check_fails "insmod guest_lbr.ko fails" load_guest_lbr
+check "and the log names the missing symbol" sh -c \
+	"dmesg | grep 'guest_lbr: Unknown symbol kvm_vmx_register_lbr_ops'"
