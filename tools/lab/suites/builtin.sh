@@ -1,11 +1,41 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Without the module the patched kernel answers as the unpatched one"
-#: parts = ["selftests"]
+#: parts = ["selftests", "perf", "qemu"]
+#: seconds = 120
 #: kernels = ["kernel", "kernel-vanilla"]
-#: same = ["msr-list"]
+#: same = ["msr-list", "guest-perf"]
 
 load_kvm
 subtests harness /selftests/kvm-selftests harness
 subtests vmx_pmu_caps_test /selftests/vmx_pmu_caps_test
 check "KVM lists its MSRs" sh -c '/selftests/kvm-selftests msr_list >/tmp/msr-list'
 artifact msr-list /tmp/msr-list
+
+# What perf in a guest has and does.  Where samples fall is a matter of chance, so
+# shares are left out, and so is what an interrupt more or less makes.
+ask() {
+	echo "\$ $*"
+	guest_run "$@" 2>&1
+	echo "exit $?"
+}
+symbols() {
+	sed -n -e 's/^# lab-samples: /samples /p' \
+		-e 's/^ *\([2-9]\|[0-9][0-9]\)\.[0-9]*% *|[^[]*/over 2 %: /p' "$1" |
+		sed 's/ *|[0-9 ]*$//' | tr -s ' ' | sort -u
+}
+check "a guest with LBR starts" guest_start -- -cpu host,lbr-fmt=0x5
+caps=/sys/bus/event_source/devices/cpu/caps
+{
+	ask cat $caps/branches $caps/pmu_name $caps/max_precise
+	ask "dmesg | sed -n 's/.*Performance Events: //p'"
+	ask "perf stat -x, -e instructions:u,branches:u -- br_instr 1 1000 2>&1 | sed 's/..,,\\([^,]*\\).*/00 \\1/'"
+	ask "perf record -o no -b -e cpu-clock -- br_instr 1 10 2>&1 | grep PMU"
+	for what in any cond any_call callgraph; do
+		guest_run profile $what 1 100000 >/tmp/profile
+		echo "profile $what: exit $?"
+		symbols /tmp/profile
+	done
+} >/tmp/guest-perf
+check_same "all of that works" 0 "$(sed -n 's/.*exit //p' /tmp/guest-perf | sort -u)"
+artifact guest-perf /tmp/guest-perf
+guest_stop
