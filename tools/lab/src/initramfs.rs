@@ -201,13 +201,12 @@ fn linked(program: &Path) -> Result<Option<Vec<PathBuf>>> {
     Ok(Some(paths))
 }
 
-fn compress(archive: &Archive, path: &Path) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut out = std::io::BufWriter::new(fs::File::create(path)?);
-        archive.write(&mut out)?;
-        out.flush()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+fn compress(archive: &Archive, to: &mut impl Write, path: &Path) -> Result<()> {
+    let mut out = std::io::BufWriter::new(to);
+    archive
+        .write(&mut out)
+        .and_then(|()| out.flush())
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 fn cached(places: &Places, name: &str, sources: &[Source]) -> Result<PathBuf> {
@@ -239,10 +238,13 @@ fn cached(places: &Places, name: &str, sources: &[Source]) -> Result<PathBuf> {
         archive.file(to, mode & 0o111 != 0, data);
     }
     forget_older(&folder, name);
-    // Another lab may do the same at the same time.
-    let scratch = folder.join(format!("{name}-{}.tmp", std::process::id()));
-    compress(&archive, &scratch)?;
-    fs::rename(&scratch, &path)?;
+    // Another lab, or another suite of this one, may do the same at the same time.
+    let mut scratch = tempfile::Builder::new()
+        .prefix(&format!("{name}-"))
+        .tempfile_in(&folder)
+        .with_context(|| format!("making a file in {}", folder.display()))?;
+    compress(&archive, &mut scratch, &path)?;
+    scratch.persist(&path)?;
     Ok(path)
 }
 
@@ -286,5 +288,6 @@ fn write_job(path: &Path, job: &Job<'_>) -> Result<()> {
     if let Some(script) = job.script {
         archive.file("lab/suite", false, script.to_owned());
     }
-    compress(&archive, path)
+    let mut file = fs::File::create(path).with_context(|| format!("making {}", path.display()))?;
+    compress(&archive, &mut file, path)
 }
