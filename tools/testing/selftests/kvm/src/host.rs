@@ -157,3 +157,33 @@ pub fn pin_to(cpu: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &only)
         .with_context(|| format!("this thread cannot be pinned to CPU {cpu}"))
 }
+
+fn online_file(cpu: usize) -> PathBuf {
+    format!("/sys/devices/system/cpu/cpu{cpu}/online").into()
+}
+
+/// Returns whether this CPU can be taken offline; the first one mostly cannot.
+pub fn can_offline(cpu: usize) -> bool {
+    online_file(cpu).exists()
+}
+
+/// A CPU that is offline for as long as this lives.
+#[derive(Debug)]
+pub struct Offline(usize);
+
+impl Offline {
+    /// Takes the CPU offline; its threads move to others.
+    pub fn new(cpu: usize) -> Result<Self> {
+        fs::write(online_file(cpu), "0")
+            .with_context(|| format!("CPU {cpu} cannot be taken offline"))?;
+        Ok(Self(cpu))
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(online_file(self.0), "1") {
+            eprintln!("# CPU {} stays offline: {error}", self.0);
+        }
+    }
+}

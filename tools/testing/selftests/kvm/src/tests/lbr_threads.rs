@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{pin_to, Host};
+use kvm_selftests::host::{can_offline, pin_to, Host, Offline};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::thread::VcpuThread;
@@ -148,6 +148,36 @@ fn goes_on(host: &Host, before: &Snapshot, vcpu: Vcpu) -> Result<Verdict> {
     PASS
 }
 
+/// The CPU of the vCPU's thread is taken away: the vCPU goes on on another.
+fn cpu_offlined(host: &Host) -> Result<Verdict> {
+    let Some((ours, theirs)) = host.two_cpus() else {
+        return skip("needs two CPUs");
+    };
+    if !can_offline(theirs) {
+        return skip("the second CPU cannot be taken offline");
+    }
+    pin_to(ours)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, theirs)?;
+    let before = thread.run(move |vcpu| use_here(vcpu, lbr))?;
+    let offline = Offline::new(theirs)?;
+    before.expect_same(&thread.vcpu()?.host_snapshot(lbr)?, lbr)?;
+    before.expect_same(&thread.run(move |vcpu| vcpu.guest_snapshot(lbr))?, lbr)?;
+    thread.run(move |vcpu| {
+        vcpu.call(Symbol::Jumps, 0)?;
+        vcpu.expect_passthrough(lbr)
+    })?;
+    drop(offline);
+    let expected = thread.vcpu()?.expected_jumps(Symbol::JumpsFirst, lbr);
+    let seen = thread.run(move |vcpu| vcpu.guest_snapshot(lbr))?;
+    ensure!(
+        seen.branches(lbr) == expected && seen.tos != before.tos,
+        "the guest does not record on its new CPU"
+    );
+    PASS
+}
+
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const DUMMY: &str = "reads 0 and drops writes on any other thread";
@@ -169,6 +199,8 @@ pub(crate) fn suite() -> Suite {
         .case("thread_ended", thread_ended)
         .builtin_fails(CALLER)
         .case("thread_changed", thread_changed)
-        .builtin_fails(CALLER);
+        .builtin_fails(CALLER)
+        .case("cpu_offlined", cpu_offlined)
+        .builtin_fails(DUMMY);
     suite
 }
