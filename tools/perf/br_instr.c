@@ -4,16 +4,22 @@
  * way the branches between a few small functions go, so that each profile of
  * enough samples shows the same shares, and each kind of near branch occurs.
  *
- *   br_instr [SEED [STEPS]]
+ *   br_instr [SEED [STEPS [SYSCALL]]]
+ *
+ * With SYSCALL, every SYSCALL steps there is a system call, so that branches of the
+ * kernel and far branches are around as well.
  *
  * The same arguments execute the same instructions; the last line printed tells
  * two runs of the same work from each other.
  */
+#define _DEFAULT_SOURCE
 #include <errno.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define noinline __attribute__((noinline, noclone))
 
@@ -130,6 +136,13 @@ static uint32_t spread(uint32_t seed)
 	return seed ^ seed >> 16;
 }
 
+static inline void step(struct walk *walk)
+{
+	walk->state = cmp_end(walk->state);
+	add[(walk->state >> 8) & 1](walk);
+	mix(walk);
+}
+
 int main(int argc, char **argv)
 {
 	/* A register of zero stays zero. */
@@ -137,16 +150,22 @@ int main(int argc, char **argv)
 		.state = spread(argc > 1 ? number(argv[1], "SEED", 1) : 1),
 	};
 	uint32_t steps = argc > 2 ? number(argv[2], "STEPS", 0) : 1000000;
-	uint32_t step;
+	uint32_t period = argc > 3 ? number(argv[3], "SYSCALL", 1) : 0;
+	uint32_t i;
 
-	if (argc > 3) {
-		fprintf(stderr, "usage: br_instr [SEED [STEPS]]\n");
+	if (argc > 4) {
+		fprintf(stderr, "usage: br_instr [SEED [STEPS [SYSCALL]]]\n");
 		return 2;
 	}
-	for (step = 0; step < steps; step++) {
-		walk.state = cmp_end(walk.state);
-		add[(walk.state >> 8) & 1](&walk);
-		mix(&walk);
+	if (period) {
+		for (i = 0; i < steps; i++) {
+			step(&walk);
+			if (i % period == 0)
+				syscall(SYS_getppid);
+		}
+	} else {
+		for (i = 0; i < steps; i++)
+			step(&walk);
 	}
 	printf("%" PRIu32 " steps: register %08" PRIx32 " sum %08" PRIx32 "\n",
 	       steps, walk.state, walk.sum);

@@ -34,7 +34,7 @@ impl Provider {
 }
 
 /// Branch filters of perf record that the demo uses: none, and two that between
-/// them use every filter bit of LBR_SELECT for near branches.
+/// them use every filter bit of LBR_SELECT but CPL_NEQ_0.
 const FILTERS: [&str; 3] = ["any", "cond", "any_call"];
 
 fn read(transcript: &Transcript, name: &str) -> Result<Profile> {
