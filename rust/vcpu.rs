@@ -71,8 +71,7 @@ impl Vcpu {
 
     pub(crate) fn reset(&mut self) {
         self.release_event();
-        self.records.clear();
-        self.machine.reset();
+        self.machine.released();
         self.publish();
     }
 
@@ -92,6 +91,11 @@ impl Vcpu {
     /// Returns `None` for #GP.
     pub(crate) fn set_msr(&mut self, msr: u32, value: u64, host_initiated: bool) -> Option<()> {
         let register = self.facility.register(msr)?;
+        let value = if host_initiated {
+            self.facility.written_back(register, value)
+        } else {
+            value
+        };
         let kvm = &self.kvm;
         if !self
             .facility

@@ -55,9 +55,9 @@ struct kvm_vmx_lbr_caps {
  * @vcpu_free: the vCPU is gone, no operation follows.  Not loaded.
  * @refresh: the vCPU's CPUID or IA32_PERF_CAPABILITIES changed; @enabled is 1
  *	if it has LBR from now on, 0 if not.  Never after the vCPU has run.
- * @reset: the vCPU was reset: LBR is off and all records read as zero.
- *	IA32_DEBUGCTL is reset by KVM.  Called on destruction too, then the
- *	vCPU is not loaded.
+ * @reset: the vPMU is about to be set up anew or destroyed: release the guest
+ *	LBR event.  All registers keep their values.  On destruction the vCPU
+ *	is not loaded.
  * @is_valid_msr: return 1 if @msr is one of the enabled vCPU's LBR MSRs
  *	(records, LBR_SELECT, LBR_TOS), else 0.
  * @get_msr: read a valid MSR.  Return 0, or 1 for #GP.  @host_initiated is 1

@@ -202,6 +202,17 @@ impl Facility {
         }
     }
 
+    /// Returns what to write to `register` so that it has the `value` that was
+    /// read from it.
+    pub fn written_back(&self, register: Register, value: u64) -> u64 {
+        let bits = self.sign_bits_of_from();
+        let lowest = bits & bits.wrapping_neg();
+        match register {
+            Register::From(_) if value & lowest >> 1 != 0 => value | bits,
+            _ => value,
+        }
+    }
+
     /// Returns the register that has the number `msr`, if it is one of ours.
     pub fn register(&self, msr: u32) -> Option<Register> {
         match msr {

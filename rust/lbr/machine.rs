@@ -131,20 +131,19 @@ impl Machine {
     /// the records are to be cleared in the former case.
     pub fn refresh(&mut self, enabled: bool) {
         if !enabled {
-            self.reset();
+            self.released();
+            self.suppressed = 0;
             self.state = State::Disabled;
         } else if self.state == State::Disabled {
             self.state = State::Idle;
         }
     }
 
-    /// The vCPU was reset. An event is to be released and the records are to be
-    /// cleared.
-    pub fn reset(&mut self) {
+    /// The event was released for a reason of KVM's. All registers stay.
+    pub fn released(&mut self) {
         if self.has_event() {
             self.state = State::Idle;
         }
-        self.suppressed = 0;
         self.used = false;
         self.asked = None;
     }
@@ -271,7 +270,7 @@ impl Machine {
             request: false,
             transition: None,
         };
-        // Not after reset() or service() released the event.
+        // Not after the event was released.
         let active = active && self.has_event();
         if active != self.passthrough {
             let old = vmcs_debugctl();

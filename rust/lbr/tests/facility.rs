@@ -271,6 +271,39 @@ fn sign_bits_of_from_are_extended_only_without_tsx() {
         ..HASWELL
     };
     assert_eq!(facility(haswell_no_tsx).sign_bits_of_from(), 3 << 61);
+    let no_tsx = facility(haswell_no_tsx);
+    for (register, read, write) in [
+        (
+            Register::From(0),
+            0x1fff_ffff_8100_0000,
+            0x7fff_ffff_8100_0000,
+        ),
+        (
+            Register::From(0),
+            0x9fff_ffff_8100_0000,
+            0xffff_ffff_8100_0000,
+        ),
+        (
+            Register::From(0),
+            0xffff_ffff_8100_0000,
+            0xffff_ffff_8100_0000,
+        ),
+        (
+            Register::From(0),
+            0x8000_0000_1234_5678,
+            0x8000_0000_1234_5678,
+        ),
+        (
+            Register::To(0),
+            0x1fff_ffff_8100_0000,
+            0x1fff_ffff_8100_0000,
+        ),
+    ] {
+        assert_eq!(no_tsx.written_back(register, read), write);
+        if let Register::From(_) = register {
+            assert!(accepts(haswell_no_tsx, register, write));
+        }
+    }
     assert_eq!(facility(HASWELL).sign_bits_of_from(), 0);
     assert_eq!(
         facility(Description {

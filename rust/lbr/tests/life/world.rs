@@ -503,12 +503,8 @@ impl World {
 
     fn reset(&mut self) {
         self.release();
-        self.machine.reset();
-        self.saved.clear();
+        self.machine.released();
         self.publish();
-        self.vmcs_debugctl = self.machine.set_shadow(0);
-        self.debugctl = 0;
-        self.records = Records::ZERO;
     }
 
     fn sync_if_stale(&mut self, cpu: usize) {
