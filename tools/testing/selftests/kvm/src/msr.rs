@@ -12,6 +12,9 @@ pub const PERF_CAPABILITIES: u32 = 0x345;
 /// Its LBR_FMT field: the format of the records, 0 if there are none.
 pub const LBR_FMT: u64 = 0x3f;
 
+/// IA32_PERF_CAPABILITIES.FW_WRITES: counters can be written in full width.
+pub const PERF_CAP_FW_WRITES: u64 = 1 << 13;
+
 /// IA32_DEBUGCTL.
 pub const DEBUGCTL: u32 = 0x1d9;
 /// DEBUGCTL: record branches.
@@ -39,6 +42,11 @@ pub const GLOBAL_CTRL: u32 = 0x38f;
 /// PERFEVTSEL: "branch instructions retired", counted at every privilege level
 /// (OS, USR), with an interrupt on overflow (INT) and enabled (EN).
 pub const BRANCHES_RETIRED_WITH_PMI: u64 = 0xc4 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 22;
+
+/// PERFEVTSEL: the code that perf gives to the event by which a guest has the LBR,
+/// at every privilege level (OS, USR) and enabled (EN). It means nothing to the
+/// hardware.
+pub const PERF_VIRTUAL_LBR: u64 = 0x1b00 | 1 << 16 | 1 << 17 | 1 << 22;
 
 /// x2APIC: spurious interrupt vector register.
 pub const X2APIC_SVR: u32 = 0x80f;

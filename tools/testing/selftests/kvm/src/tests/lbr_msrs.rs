@@ -294,6 +294,27 @@ fn set_get_before_run(host: &Host) -> Result<Verdict> {
     PASS
 }
 
+/// IA32_PERF_CAPABILITIES changes after the LBR registers were set, LBR_FMT stays.
+fn set_before_capabilities(host: &Host) -> Result<Verdict> {
+    let (_vm, vcpu, lbr) = vcpu(host)?;
+    let written = Snapshot::pattern(lbr, 1);
+    vcpu.set_snapshot(lbr, &written)?;
+    let debugctl = msr::DEBUGCTL_LBR | msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    vcpu.must_set_msr(msr::DEBUGCTL, debugctl)?;
+    let caps = host.perf_capabilities()? & !msr::PERF_CAP_FW_WRITES;
+    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps)?;
+    ensure!(
+        vcpu.get_msr(msr::PERF_CAPABILITIES)? == Some(caps),
+        "IA32_PERF_CAPABILITIES did not change"
+    );
+    ensure!(
+        vcpu.get_msr(msr::DEBUGCTL)? == Some(debugctl),
+        "DEBUGCTL got lost"
+    );
+    written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+    PASS
+}
+
 fn set_get_after_run(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     vcpu.guest_snapshot(lbr)?;
@@ -395,6 +416,8 @@ pub(crate) fn suite() -> Suite {
         .case("empty_at_first", empty_at_first)
         .builtin_fails("LBR_TOS keeps what somebody else left")
         .case("set_get_before_run", set_get_before_run)
+        .builtin_fails(LOST)
+        .case("set_before_capabilities", set_before_capabilities)
         .builtin_fails(LOST)
         .case("set_get_after_run", set_get_after_run)
         .builtin_fails(LOST)

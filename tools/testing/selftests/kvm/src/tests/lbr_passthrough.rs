@@ -127,6 +127,22 @@ fn call_stack(host: &Host) -> Result<Verdict> {
     PASS
 }
 
+/// A counter does not take the LBR from its own guest, whatever it counts.
+fn counter_of_the_virtual_event(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    for (register, value) in [
+        (msr::PERFEVTSEL0, msr::PERF_VIRTUAL_LBR),
+        (msr::GLOBAL_CTRL, 1),
+    ] {
+        vcpu.wrmsr(register, value)??;
+    }
+    vcpu.call(Symbol::Jumps, 0)?;
+    vcpu.expect_passthrough(lbr)?;
+    let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+    expect_branches(&expected, &vcpu.guest_snapshot(lbr)?.branches(lbr))?;
+    PASS
+}
+
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     let mut suite = Suite::new();
@@ -148,5 +164,6 @@ pub(crate) fn suite() -> Suite {
         suite.case(format!("select_{name}"), move |host| select(host, 1 << bit));
     }
     suite.case("call_stack", call_stack);
+    suite.case("counter_of_the_virtual_event", counter_of_the_virtual_event);
     suite
 }

@@ -148,6 +148,36 @@ fn goes_on(host: &Host, before: &Snapshot, vcpu: Vcpu) -> Result<Verdict> {
     PASS
 }
 
+/// The vCPU goes to another CPU, where its registers change, and back.
+fn there_and_back(host: &Host) -> Result<Verdict> {
+    let Some((first, second)) = host.two_cpus() else {
+        return skip("needs two CPUs");
+    };
+    pin_to(first)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.vcpu(0)?;
+    use_here(&mut vcpu, lbr)?;
+    for (seed, cpu) in [second, first, second].into_iter().enumerate() {
+        let values = Snapshot::pattern(lbr, seed as u64 + 1);
+        let before = vcpu.guest_snapshot(lbr)?;
+        pin_to(cpu)?;
+        before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+        vcpu.expect_passthrough(lbr)?;
+        let writes: Vec<_> = lbr
+            .registers()
+            .into_iter()
+            .zip(values.values())
+            .map(|(register, value)| Command::Wrmsr(register, value))
+            .collect();
+        for outcome in vcpu.run(&writes)? {
+            outcome?;
+        }
+        values.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    }
+    PASS
+}
+
 /// The CPU of the vCPU's thread is taken away: the vCPU goes on on another.
 fn cpu_offlined(host: &Host) -> Result<Verdict> {
     let Some((ours, theirs)) = host.two_cpus() else {
@@ -200,6 +230,8 @@ pub(crate) fn suite() -> Suite {
         .builtin_fails(CALLER)
         .case("thread_changed", thread_changed)
         .builtin_fails(CALLER)
+        .case("there_and_back", there_and_back)
+        .builtin_fails("TOS and SELECT are those of the other CPU")
         .case("cpu_offlined", cpu_offlined)
         .builtin_fails(DUMMY);
     suite
