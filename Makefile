@@ -6,7 +6,7 @@ KDIR ?=
 LAB := cargo run --quiet --release --package lab --
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
-	lab shell demo check lint bindings clean
+	lab shell demo check check-full kvm-selftests lint bindings clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -46,6 +46,9 @@ clients: kernel kernel-vanilla ## build perf, workloads and selftests for the la
 	@tools/perf/build
 	@tools/testing/build
 
+kvm-selftests: kernel-vanilla ## build all KVM selftests of the unpatched kernel
+	@tools/testing/kvm-selftests
+
 lab: modules emu clients
 
 shell: lab ## a console in the emulated host, with the module and perf in reach
@@ -56,6 +59,9 @@ demo: lab ## profile a workload on the emulated host and in its guest
 
 check: lab ## all tests; the last line is the sum
 	@$(LAB) check
+
+check-full: lab kvm-selftests ## the same and all that takes long: hours
+	@$(LAB) check --full
 
 lint: setup ## formatting and lints of all sources
 	@scripts/lint

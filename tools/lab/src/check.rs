@@ -115,11 +115,11 @@ pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str)
 }
 
 /// The emulated levels, as many at a time as there are CPUs.
-fn boot_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
+fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Outcome>> {
     let suites = suite::all(&places.suites())?;
     let mut jobs: Vec<(&Suite, &str)> = suites
         .iter()
-        .filter(|suite| suite.check)
+        .filter(|suite| suite.check || (full && suite.full))
         .flat_map(|suite| {
             suite
                 .machines
@@ -166,13 +166,33 @@ fn boot_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// Runs all levels; prints one row for each suite and, as the last line, the sum.
+/// The programs of tools/testing/full, by name: each prints KTAP.
+fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
+    let folder = places.top.join("tools/testing/full");
+    let mut programs: Vec<_> = fs::read_dir(&folder)
+        .with_context(|| format!("{}", folder.display()))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    programs.sort();
+    let mut outcomes = Vec::new();
+    for program in programs {
+        let title = program.file_name().unwrap_or_default().to_string_lossy();
+        let outcome = host_level(places, &title, &mut Command::new(&program), ktap::parse)
+            .unwrap_or_else(|error| broken(title.into_owned(), &error, places));
+        options.print(&outcome.details());
+        options.print(&outcome.summary());
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// Runs all levels, with `full` also the long ones; prints one row for each suite and, as the last line, the sum.
 /// Gives whether all went well.
 ///
 /// # Errors
 ///
 /// If the levels cannot be listed or the results not be written.
-pub fn check(places: &Places, options: &Options) -> Result<bool> {
+pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     let mut outcomes = Vec::new();
     let mut lint = Command::new(places.top.join("scripts/lint"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -188,7 +208,11 @@ pub fn check(places: &Places, options: &Options) -> Result<bool> {
         options.print(&outcome.summary());
         outcomes.push(outcome);
     }
-    outcomes.extend(boot_levels(places, options)?);
+    outcomes.extend(boot_levels(places, options, full)?);
+    if full {
+        // Alone, as they measure time.
+        outcomes.extend(full_levels(places, options)?);
+    }
 
     println!();
     let mut sum = Sum::default();

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
@@ -82,6 +83,13 @@ impl Drop for Guard {
 }
 
 impl Guard {
+    /// Whether it has ended; its CPU time can still be asked then.
+    fn ended(&self) -> Result<bool> {
+        let pid = Pid::from_raw(i32::try_from(self.0.id())?);
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        Ok(waitid(Id::Pid(pid), flags)? != WaitStatus::StillAlive)
+    }
+
     fn cpu_time(&self) -> Option<Duration> {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).ok()?);
         let clock = clock_getcpuclockid(pid).ok()?;
@@ -129,8 +137,9 @@ impl Emulator<'_> {
         let mut panicked = None;
         let mut seen = Vec::new();
         loop {
-            let status = child.0.try_wait()?;
+            let ended = child.ended()?;
             used = child.cpu_time().unwrap_or(used).max(used);
+            let status = if ended { child.0.try_wait()? } else { None };
             if used > last_move.0 + Duration::from_millis(100) {
                 last_move = (used, Instant::now());
             }

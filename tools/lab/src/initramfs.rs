@@ -65,6 +65,11 @@ pub fn build(
                 ("module", vec![(places.module()?, to)])
             }
             Part::Selftests => ("selftests", programs(&places.selftests()?, "selftests")?),
+            Part::KvmSelftests => {
+                let folder = places.kvm_selftests()?;
+                ("kvm-selftests", programs(&folder, "kvm-selftests")?)
+            }
+            Part::PerfTests => ("perf-tests", perf_tests(&places.perf()?)?),
             Part::Perf => {
                 let mut sources = programs(&places.perf()?, "bin")?;
                 let profile = places.top.join("tools/lab/initramfs/profile");
@@ -135,17 +140,46 @@ fn programs(folder: &Path, to: &str) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn qemu(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
-    let Some(libraries) = linked(Path::new(QEMU)).ok().flatten() else {
-        bail!("{QEMU} is missing; run `make setup` (package qemu-system-x86)");
+/// A program of the build machine with its libraries.
+fn with_libraries(program: &str, package: &str) -> Result<Vec<Source>> {
+    let path = Path::new(program);
+    let Some(libraries) = linked(path).ok().flatten() else {
+        bail!("{program} is missing; run `make setup` (package {package})");
     };
-    let mut sources = vec![(QEMU.into(), QEMU.into())];
+    let mut sources = vec![(path.canonicalize()?, program.to_owned())];
     for library in libraries {
         sources.push((
             library.canonicalize()?,
             library.to_string_lossy().into_owned(),
         ));
     }
+    Ok(sources)
+}
+
+/// perf's own tests, and the shell that they are written for.
+fn perf_tests(perf: &Path) -> Result<Vec<Source>> {
+    let folder = perf.join("tests");
+    let mut sources = with_libraries("/usr/bin/bash", "bash")?;
+    sources.push(("/usr/bin/bash".into(), "bin/bash".into()));
+    let mut folders = vec![folder.clone()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).with_context(|| format!("{}", next.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let to = path.strip_prefix(&folder)?;
+                let to = format!("perf-tests/{}", to.display());
+                sources.push((path, to));
+            }
+        }
+    }
+    sources.sort();
+    Ok(sources)
+}
+
+fn qemu(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
+    let mut sources = with_libraries(QEMU, "qemu-system-x86")?;
     for name in FIRMWARE {
         let Some(path) = FIRMWARE_DIRECTORIES
             .iter()

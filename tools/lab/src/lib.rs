@@ -7,6 +7,7 @@
 //! out on the serial lines, [`splat`] looks for kernel faults, and [`run`] puts
 //! it all together.
 
+pub mod bench;
 pub mod bochsrc;
 pub mod cargo;
 pub mod check;

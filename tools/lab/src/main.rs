@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use emu_model::machine::Machine;
 
+use lab::bench;
 use lab::check;
 use lab::demo::{self, Provider};
 use lab::places::{Places, Products};
@@ -78,7 +79,24 @@ enum Command {
         seeds: u32,
     },
     /// Run all test levels; the last line is the sum
-    Check,
+    Check {
+        /// Also run what takes long: the suites with `full = true` and the programs in
+        /// tools/testing/full
+        #[arg(long)]
+        full: bool,
+    },
+    /// Compare the emulator's speed with that of the unpatched one
+    BenchEmu {
+        /// The machine
+        #[arg(default_value = "skylake")]
+        machine: String,
+        /// Runs of each row of the table
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        /// Length of the workload
+        #[arg(long, default_value_t = 20_000_000)]
+        steps: u32,
+    },
     /// Run one suite
     Run {
         /// A machine, as `lab list` names it, or the path of a description
@@ -179,7 +197,12 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         } => Ok(verdict(demo::spread(
             &places, &options, &machine, provider, seeds,
         )?)),
-        Command::Check => Ok(verdict(check::check(&places, &options)?)),
+        Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
+        Command::BenchEmu {
+            machine,
+            runs,
+            steps,
+        } => Ok(verdict(bench::bench(&places, &machine, runs, steps)?)),
         Command::Run {
             machine,
             suite,

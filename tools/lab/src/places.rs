@@ -47,6 +47,8 @@ fn remedy(what: &str) -> &'static str {
         "kernel-vanilla" => "make kernel-vanilla",
         "module" => "make modules",
         "perf" | "selftests" => "make clients",
+        "unpatched emulator" => "tools/emu/build --stock",
+        "kvm-selftests" => "make kvm-selftests",
         _ => "make setup",
     }
 }
@@ -127,6 +129,15 @@ impl Places {
         self.existing("selftests", self.products.selftests.as_ref(), "selftests")
     }
 
+    /// The directory of the unpatched kernel's KVM selftests.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing.
+    pub fn kvm_selftests(&self) -> Result<PathBuf> {
+        self.existing("kvm-selftests", None, "kvm-selftests")
+    }
+
     /// The directory of perf and its workload.
     ///
     /// # Errors
@@ -143,6 +154,23 @@ impl Places {
     /// If it is missing.
     pub fn bochs(&self) -> Result<PathBuf> {
         self.existing("emulator", self.products.bochs.as_ref(), "emu/bochs")
+    }
+
+    /// The unpatched emulator, to compare ours with.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing.
+    pub fn stock(&self) -> Result<PathBuf> {
+        self.existing("unpatched emulator", None, "emu-stock/bochs")
+    }
+
+    /// The same with another emulator.
+    #[must_use]
+    pub fn with_bochs(&self, bochs: PathBuf) -> Self {
+        let mut other = self.clone();
+        other.products.bochs = Some(bochs);
+        other
     }
 
     /// The folder for the logs of `run`, made empty.

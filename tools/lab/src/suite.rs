@@ -14,10 +14,14 @@ use crate::splat::Allow;
 pub enum Part {
     /// guest_lbr.ko.
     Module,
-    /// The KVM selftests.
+    /// Our KVM selftests.
     Selftests,
+    /// All KVM selftests of the unpatched kernel's source.
+    KvmSelftests,
     /// perf and its workload.
     Perf,
+    /// perf's own tests with the tools that they use.
+    PerfTests,
     /// QEMU with all it needs to run a guest.
     Qemu,
 }
@@ -49,6 +53,8 @@ struct Head {
     verdict: Option<Verdict>,
     #[serde(default = "default_check")]
     check: bool,
+    #[serde(default)]
+    full: bool,
 }
 
 fn default_kernels() -> Vec<String> {
@@ -90,6 +96,8 @@ pub struct Suite {
     pub verdict: Option<Verdict>,
     /// Whether `lab check` runs it.
     pub check: bool,
+    /// Whether only `lab check --full` runs it.
+    pub full: bool,
     /// The script.
     pub script: Vec<u8>,
 }
@@ -143,7 +151,8 @@ impl Suite {
             same: head.same,
             allow: head.allow,
             verdict: head.verdict,
-            check: head.check,
+            check: head.check && !head.full,
+            full: head.full,
             script: script.into(),
         })
     }

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#: about = "All x86 KVM selftests of the unpatched kernel, unmodified"
+#: parts = ["kvm-selftests"]
+#: kernels = ["kernel-vanilla"]
+#: seconds = 3600
+#: full = true
+
+# arguments NAME: what keeps a test short on an emulated machine of 2 GiB.
+arguments() {
+	case $1 in
+	access_tracking_perf_test | demand_paging_test) echo -b 16M ;;
+	dirty_log_perf_test) echo -b 16M -i 2 ;;
+	dirty_log_test) echo -i 4 ;;
+	kvm_page_table_test) echo -b 64M ;;
+	max_guest_memory_test) echo -m 1 -s 1 ;;
+	memslot_modification_stress_test) echo -b 16M -i 20 ;;
+	memslot_perf_test) echo -l 1 -r 1 ;;
+	esac
+}
+
+# limit NAME: in emulated seconds.
+limit() {
+	case $1 in
+	*) echo 60 ;;
+	esac
+}
+
+# known NAME: why a test fails; nothing if it should pass.
+known() {
+	case $1 in
+	esac
+}
+
+load_kvm
+# Longer than a test may be silent on this machine.
+(while sleep 10; do echo "# ..."; done) &
+heart=$!
+for program in ${TESTS-$(cd /kvm-selftests && echo *)}; do
+	reason=$(known "$program")
+	note "step: $program"
+	# shellcheck disable=SC2046
+	timeout -s KILL "$(limit "$program")" "/kvm-selftests/$program" \
+		$(arguments "$program") >/tmp/out 2>&1 </dev/null
+	status=$?
+	tail -n 25 /tmp/out | cut -c 1-300 | sed 's/^/#   /'
+	tests=$((tests + 1))
+	case $status in
+	0)
+		if [ -z "$reason" ]; then
+			echo "ok $tests $program"
+		else
+			note "passes, though it is listed as failing: $reason"
+			echo "not ok $tests $program"
+		fi
+		;;
+	4)
+		why=$(sed -n -e 's/^.*# SKIP[ :-]*//p' -e 's/^.*skipping test: *//p' /tmp/out | head -n 1)
+		echo "ok $tests $program # SKIP ${why:-$(tail -n 1 /tmp/out)}"
+		;;
+	*)
+		[ $status = 137 ] && note "killed: over its time"
+		note "ended with status $status"
+		echo "not ok $tests $program${reason:+ # XFAIL $reason}"
+		;;
+	esac
+done
+kill $heart
+check "kvm_intel unloads" unload_kvm
