@@ -95,13 +95,58 @@ fn compare_kernels(suite: &Suite, machine: &str, outcomes: &mut [Outcome]) {
     }
 }
 
+/// What a machine writes, in the log folder of a run.
+const WRITTEN: [&str; 3] = ["console", "results", "bochs.log"];
+
+/// Runs a suite a second time, and compares what the machine wrote with the first.
+fn again(
+    places: &Places,
+    options: &Options,
+    suite: &Suite,
+    machine: &str,
+    kernel: &str,
+) -> Result<Outcome> {
+    let first = run::suite(places, options, suite, machine, kernel)?;
+    if !first.sum().is_success() {
+        return Ok(first);
+    }
+    // The second run is to have the same folder, as its name is in the logs.
+    let kept = first.log.with_extension("first");
+    if kept.exists() {
+        fs::remove_dir_all(&kept)?;
+    }
+    fs::rename(&first.log, &kept).with_context(|| format!("renaming {}", first.log.display()))?;
+    let mut second = run::suite(places, options, suite, machine, kernel)?;
+    for name in WRITTEN {
+        let (one, other) = (kept.join(name), second.log.join(name));
+        let same = fs::read(&one).with_context(|| format!("{}", one.display()))?
+            == fs::read(&other).with_context(|| format!("{}", other.display()))?;
+        let mut output = Vec::new();
+        if !same {
+            output.push(format!(
+                "{} and {} differ; compare them with cmp",
+                one.display(),
+                other.display()
+            ));
+        }
+        second.report.tests.push(Test {
+            name: format!("{name} is the same in a second run"),
+            status: if same { Status::Passed } else { Status::Failed },
+            output,
+            children: Vec::new(),
+        });
+    }
+    Ok(second)
+}
+
 /// Runs a suite on one machine with each of its kernels.
 pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str) -> Vec<Outcome> {
     let mut outcomes: Vec<_> = suite
         .kernels
         .iter()
         .map(|kernel| {
-            run::suite(places, options, suite, machine, kernel).unwrap_or_else(|error| {
+            let run = if suite.twice { again } else { run::suite };
+            run(places, options, suite, machine, kernel).unwrap_or_else(|error| {
                 broken(
                     format!("{} ({machine}, {kernel})", suite.name),
                     &error,

@@ -31,6 +31,14 @@ const FIRMWARE: &[&str] = &[
 ];
 const FIRMWARE_DIRECTORIES: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"];
 
+/// What perf's tests run beyond busybox, with the packages; those that busybox has
+/// too are here because a test wants them dynamic.
+const PERF_TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/bin/bash", "bash"),
+    ("/usr/bin/getconf", "libc-bin"),
+    ("/usr/bin/sleep", "coreutils"),
+];
+
 /// One file to pack: from the build machine, to the initramfs.
 type Source = (PathBuf, String);
 
@@ -159,7 +167,10 @@ fn with_libraries(program: &str, package: &str) -> Result<Vec<Source>> {
 /// perf's own tests, and the shell that they are written for.
 fn perf_tests(perf: &Path) -> Result<Vec<Source>> {
     let folder = perf.join("tests");
-    let mut sources = with_libraries("/usr/bin/bash", "bash")?;
+    let mut sources = Vec::new();
+    for (program, package) in PERF_TEST_PROGRAMS {
+        sources.extend(with_libraries(program, package)?);
+    }
     sources.push(("/usr/bin/bash".into(), "bin/bash".into()));
     let mut folders = vec![folder.clone()];
     while let Some(next) = folders.pop() {
@@ -175,6 +186,8 @@ fn perf_tests(perf: &Path) -> Result<Vec<Source>> {
         }
     }
     sources.sort();
+    // Libraries that two programs share.
+    sources.dedup();
     Ok(sources)
 }
 

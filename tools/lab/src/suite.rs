@@ -55,6 +55,8 @@ struct Head {
     check: bool,
     #[serde(default)]
     full: bool,
+    #[serde(default)]
+    twice: bool,
 }
 
 fn default_kernels() -> Vec<String> {
@@ -98,6 +100,8 @@ pub struct Suite {
     pub check: bool,
     /// Whether only `lab check --full` runs it.
     pub full: bool,
+    /// Whether it runs twice, to compare all that comes out.
+    pub twice: bool,
     /// The script.
     pub script: Vec<u8>,
 }
@@ -153,6 +157,7 @@ impl Suite {
             verdict: head.verdict,
             check: head.check && !head.full,
             full: head.full,
+            twice: head.twice,
             script: script.into(),
         })
     }
