@@ -36,6 +36,8 @@ const FIRMWARE_DIRECTORIES: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"]
 const PERF_TEST_PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/bash", "bash"),
     ("/usr/bin/getconf", "libc-bin"),
+    ("/usr/bin/grep", "grep"),
+    ("/usr/bin/mktemp", "coreutils"),
     ("/usr/bin/sleep", "coreutils"),
 ];
 

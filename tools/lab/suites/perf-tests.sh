@@ -27,6 +27,8 @@ elsewhere() {
 # Real programs before those of busybox; perf looks for its scripts from here.
 export PATH="/perf-tests:/usr/bin:$PATH"
 cd /perf-tests || exit 1
+# The shell of busybox prefers its own programs.
+ln -sf bash /bin/sh
 load_kvm
 (while sleep 10; do echo "# ..."; done) &
 heart=$!
