@@ -9,6 +9,7 @@
 known() {
 	case $1 in
 	"'import perf' in python" | 'Setup struct perf_event_attr') echo "the host has no Python" ;;
+	perftool-testsuite_report) echo "the host has no Perl" ;;
 	'Object code reading') echo "the host has no objdump" ;;
 	esac
 }
@@ -41,7 +42,7 @@ while read -r number name; do
 	esac
 	reason=$(known "$name")
 	note "step: $name"
-	timeout -s KILL 120 perf test -v "$number" >/tmp/out 2>&1 </dev/null
+	timeout -s KILL 600 perf test -v "$number" >/tmp/out 2>&1 </dev/null
 	status=$?
 	tail -n 25 /tmp/out | cut -c 1-300 | sed 's/^/#   /'
 	tests=$((tests + 1))
