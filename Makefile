@@ -6,7 +6,7 @@ KDIR ?=
 LAB := cargo run --quiet --release --package lab --
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
-	lab shell demo check check-full kvm-selftests lint bindings clean
+	lab shell demo conform check check-full kvm-selftests lint bindings clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -41,6 +41,7 @@ endif
 
 emu: setup ## build the emulated Intel host
 	@tools/emu/build
+	@tools/emu/conform/build
 
 clients: kernel kernel-vanilla ## build perf, workloads and selftests for the lab
 	@tools/perf/build
@@ -56,6 +57,9 @@ shell: lab ## a console in the emulated host, with the module and perf in reach
 
 demo: lab ## profile a workload on the emulated host and in its guest
 	@$(LAB) demo
+
+conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
+	@$(LAB) conform
 
 check: lab ## all tests; the last line is the sum
 	@$(LAB) check

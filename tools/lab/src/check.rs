@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::cargo;
+use crate::conform;
 use crate::junit;
 use crate::ktap::{self, Report, Status, Sum, Test};
 use crate::places::Places;
@@ -159,6 +160,15 @@ pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str)
     outcomes
 }
 
+/// Runs the conformance rows on one machine, and prints what came of them.
+pub fn conform(places: &Places, options: &Options, machine: &str) -> Outcome {
+    let outcome = conform::conform(places, options, machine)
+        .unwrap_or_else(|error| broken(conform::title(machine), &error, places));
+    options.print(&outcome.details());
+    options.print(&outcome.summary());
+    outcome
+}
+
 /// The emulated levels, as many at a time as there are CPUs.
 fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Outcome>> {
     let suites = suite::all(&places.suites())?;
@@ -252,6 +262,9 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
         options.print(&outcome.details());
         options.print(&outcome.summary());
         outcomes.push(outcome);
+    }
+    for machine in conform::machines(places)? {
+        outcomes.push(conform(places, options, &machine));
     }
     outcomes.extend(boot_levels(places, options, full)?);
     if full {

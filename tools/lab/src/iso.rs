@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Makes a boot medium: a CD with isolinux, a kernel and an initramfs in parts.
+//! Makes a boot medium: a CD with isolinux and a kernel with its initramfs in
+//! parts, or a Multiboot image.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
-const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
+const MODULES: &str = "/usr/lib/syslinux/modules/bios";
 
 /// Writes `iso`, which boots `kernel` with the concatenated `initramfs` archives
 /// and the kernel command line `append`.
@@ -16,37 +17,54 @@ const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
 ///
 /// If a tool is missing or fails, with its message.
 pub fn build(iso: &Path, kernel: &Path, initramfs: &[PathBuf], append: &str) -> Result<()> {
-    for file in [ISOLINUX, LDLINUX] {
-        if !Path::new(file).exists() {
-            bail!("{file} is missing; run `make setup`");
-        }
+    let mut files = vec![("kernel".to_owned(), kernel.to_owned())];
+    for (n, part) in initramfs.iter().enumerate() {
+        files.push((format!("p{n}.cpi"), part.clone()));
     }
+    let names: Vec<_> = (0..initramfs.len()).map(|n| format!("/p{n}.cpi")).collect();
+    let append = format!("initrd={} {append}", names.join(","));
+    master(iso, "/kernel", &append, &files)
+}
+
+/// Writes `iso`, which boots the Multiboot `image` with the command line `append`.
+///
+/// # Errors
+///
+/// If a tool is missing or fails, with its message.
+pub fn multiboot(iso: &Path, image: &Path, append: &str) -> Result<()> {
+    let modules = Path::new(MODULES);
+    let mut files = vec![("image".to_owned(), image.to_owned())];
+    for name in ["mboot.c32", "libcom32.c32"] {
+        files.push((name.to_owned(), modules.join(name)));
+    }
+    master(iso, "/mboot.c32", &format!("/image {append}"), &files)
+}
+
+/// A CD with isolinux and `files`, by their names there, that starts `kernel`.
+fn master(iso: &Path, kernel: &str, append: &str, files: &[(String, PathBuf)]) -> Result<()> {
     let config = iso.with_extension("cfg");
-    let names: Vec<_> = (0..initramfs.len()).map(|i| format!("/p{i}.cpi")).collect();
     std::fs::write(
         &config,
-        format!(
-            "default lab\nlabel lab\nkernel /kernel\nappend initrd={} {append}\n",
-            names.join(",")
-        ),
+        format!("default lab\nlabel lab\nkernel {kernel}\nappend {append}\n"),
     )
     .with_context(|| format!("writing {}", config.display()))?;
+    let ldlinux = Path::new(MODULES).join("ldlinux.c32");
+    let own = [
+        ("isolinux.bin".to_owned(), PathBuf::from(ISOLINUX)),
+        ("ldlinux.c32".to_owned(), ldlinux),
+        ("isolinux.cfg".to_owned(), config),
+    ];
     let mut command = Command::new("xorriso");
     command
         .args(["-as", "mkisofs", "-quiet", "-o"])
         .arg(iso)
         .args(["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"])
-        .args(["-boot-load-size", "4", "-boot-info-table", "-graft-points"])
-        .arg(format!("isolinux.bin={ISOLINUX}"))
-        .arg(format!("ldlinux.c32={LDLINUX}"))
-        .arg(format!("isolinux.cfg={}", config.display()))
-        .arg(format!("kernel={}", kernel.display()));
-    for (name, path) in names.iter().zip(initramfs) {
-        command.arg(format!(
-            "{}={}",
-            name.trim_start_matches('/'),
-            path.display()
-        ));
+        .args(["-boot-load-size", "4", "-boot-info-table", "-graft-points"]);
+    for (name, path) in own.iter().chain(files) {
+        if !path.exists() {
+            bail!("{} is missing; run `make setup`", path.display());
+        }
+        command.arg(format!("{name}={}", path.display()));
     }
     let output = command
         .output()

@@ -10,6 +10,7 @@ use emu_model::machine::Machine;
 
 use lab::bench;
 use lab::check;
+use lab::conform;
 use lab::demo::{self, Provider};
 use lab::places::{Places, Products};
 use lab::run::{self, Options};
@@ -78,6 +79,12 @@ enum Command {
         #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=100))]
         seeds: u32,
     },
+    /// Hold bare emulated CPUs to the rules of Intel's manual
+    Conform {
+        /// Machines, as `lab list` names them, or paths of descriptions [default: all
+        /// with one CPU]
+        machines: Vec<String>,
+    },
     /// Run all test levels; the last line is the sum
     Check {
         /// Also run what takes long: the suites with `full = true` and the programs in
@@ -126,14 +133,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 fn list(places: &Places) -> Result<ExitCode> {
     println!("machines:");
-    let mut names: Vec<_> = std::fs::read_dir(places.machines())?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .collect();
-    names.sort();
-    for path in names {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        println!("  {name:<16} {}", Machine::load(&path)?.description);
+    for name in places.machine_names()? {
+        let machine = Machine::load(places.machine(&name))?;
+        println!("  {name:<16} {}", machine.description);
     }
     println!("suites:");
     for suite in suite::all(&places.suites())? {
@@ -197,6 +199,20 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         } => Ok(verdict(demo::spread(
             &places, &options, &machine, provider, seeds,
         )?)),
+        Command::Conform { machines } => {
+            let machines = if machines.is_empty() {
+                conform::machines(&places)?
+            } else {
+                machines
+            };
+            let outcomes: Vec<_> = machines
+                .iter()
+                .map(|machine| check::conform(&places, &options, machine))
+                .collect();
+            Ok(verdict(
+                outcomes.iter().all(|outcome| outcome.sum().is_success()),
+            ))
+        }
         Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
         Command::BenchEmu {
             machine,

@@ -42,7 +42,7 @@ pub struct Places {
 /// What to run when a build product is missing.
 fn remedy(what: &str) -> &'static str {
     match what {
-        "emulator" => "make emu",
+        "emulator" | "conformance program" => "make emu",
         "kernel" => "make kernel",
         "kernel-vanilla" => "make kernel-vanilla",
         "module" => "make modules",
@@ -156,6 +156,15 @@ impl Places {
         self.existing("emulator", self.products.bochs.as_ref(), "emu/bochs")
     }
 
+    /// The conformance program, a Multiboot image.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing.
+    pub fn conform(&self) -> Result<PathBuf> {
+        self.existing("conformance program", None, "conform/conform.img")
+    }
+
     /// The unpatched emulator, to compare ours with.
     ///
     /// # Errors
@@ -209,6 +218,23 @@ impl Places {
             return path.to_owned();
         }
         self.machines().join(format!("{name}.toml"))
+    }
+
+    /// The names of all machines, in order.
+    ///
+    /// # Errors
+    ///
+    /// If their folder cannot be read.
+    pub fn machine_names(&self) -> Result<Vec<String>> {
+        let folder = self.machines();
+        let mut names: Vec<_> = std::fs::read_dir(&folder)
+            .with_context(|| format!("reading {}", folder.display()))?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+            .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        Ok(names)
     }
 
     /// The folder of machine descriptions.

@@ -110,7 +110,8 @@ pub struct Files {
     pub results: PathBuf,
     /// Boot medium.
     pub iso: PathBuf,
-    bochsrc: PathBuf,
+    /// The emulator's configuration.
+    pub bochsrc: PathBuf,
 }
 
 impl Files {
@@ -251,7 +252,7 @@ fn last(lines: &[String], count: usize) -> &[String] {
 }
 
 /// A progress line; where there is no terminal, a line that says what begins.
-fn progress(bars: &MultiProgress, title: &str) -> ProgressBar {
+pub fn progress(bars: &MultiProgress, title: &str) -> ProgressBar {
     if bars.is_hidden() {
         eprintln!("==> {title}");
     }
@@ -326,7 +327,8 @@ pub fn suite(
     Ok(outcome)
 }
 
-fn show(bytes: &[u8]) {
+/// Passes on what a serial port says.
+pub fn show(bytes: &[u8]) {
     use std::io::Write;
     // A closed standard output is the reader's choice.
     drop(std::io::stdout().write_all(bytes));
@@ -346,7 +348,7 @@ fn steps(stream: &[u8], told: &mut usize, title: &str) {
 }
 
 /// The last whole line, for the progress line.
-fn latest(stream: &[u8]) -> String {
+pub fn latest(stream: &[u8]) -> String {
     let text = String::from_utf8_lossy(&stream[stream.len().saturating_sub(400)..]).into_owned();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the machine's description says, from the command line: the expectations
+//! come from there, and never from what the machine answers.
+
+/// The description of the machine.
+#[derive(Clone, Copy, Default)]
+pub struct Facts {
+    /// Number of last branch records.
+    pub depth: u32,
+    /// IA32_PERF_CAPABILITIES.LBR_FMT.
+    pub format: u32,
+    /// Version of architectural performance monitoring.
+    pub version: u32,
+    /// General counters.
+    pub general: u32,
+    /// Fixed counters.
+    pub fixed: u32,
+    /// Width of a counter.
+    pub bits: u32,
+    /// Frequency in MHz.
+    pub mhz: u32,
+    /// Microcode revision.
+    pub microcode: u32,
+}
+
+impl Facts {
+    /// Reads `KEY=NUMBER` words; other words are of no interest.
+    pub fn parse(line: &str) -> Self {
+        let mut facts = Self::default();
+        for word in line.split_ascii_whitespace() {
+            let Some((key, value)) = word.split_once('=') else {
+                continue;
+            };
+            let slot = match key {
+                "depth" => &mut facts.depth,
+                "format" => &mut facts.format,
+                "version" => &mut facts.version,
+                "general" => &mut facts.general,
+                "fixed" => &mut facts.fixed,
+                "bits" => &mut facts.bits,
+                "mhz" => &mut facts.mhz,
+                "microcode" => &mut facts.microcode,
+                _ => continue,
+            };
+            *slot = value
+                .parse()
+                .unwrap_or_else(|_| panic!("{key}={value} is no number"));
+        }
+        facts
+    }
+
+    /// Whether the records have an INFO register.
+    pub fn has_info(&self) -> bool {
+        self.format == 5
+    }
+
+    /// The counters' bits in the global registers.
+    pub fn global(&self) -> u64 {
+        ((1 << self.general) - 1) | ((1 << self.fixed) - 1) << 32
+    }
+
+    /// Largest value of a counter.
+    pub fn counter_mask(&self) -> u64 {
+        (1 << self.bits) - 1
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 2, "CPUID", and what IA32_PERF_CAPABILITIES and IA32_MISC_ENABLE say.
+
+use super::refuses;
+use crate::cpu::{cpuid, rdmsr, wrmsr};
+use crate::facts::Facts;
+use crate::msr;
+use crate::report::{row, same, Report, Verdict};
+
+fn field(what: &str, register: u32, low: u32, bits: u32, expected: u32) -> Verdict {
+    let value = register >> low & ((1 << bits) - 1);
+    same(what, u64::from(value), u64::from(expected))
+}
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    let one = cpuid(1, 0);
+    row!(
+        report,
+        ("CPUID.01H:ECX[15] PDCM: IA32_PERF_CAPABILITIES exists"),
+        || { field("PDCM", one.ecx, 15, 1, 1) }
+    );
+    row!(
+        report,
+        ("CPUID.01H:EDX[21] DS is 0 without a debug store"),
+        || { field("DS", one.edx, 21, 1, 0) }
+    );
+    row!(
+        report,
+        ("CPUID.01H:ECX[2] DTES64 is 0 without a debug store"),
+        || { field("DTES64", one.ecx, 2, 1, 0) }
+    );
+    row!(
+        report,
+        ("CPUID.01H:ECX[4] DS-CPL is 0 without a debug store"),
+        || { field("DS-CPL", one.ecx, 4, 1, 0) }
+    );
+    row!(report, ("CPUID.0AH is a basic leaf"), || {
+        same(
+            "maximum basic leaf >= 0AH",
+            u64::from(cpuid(0, 0).eax >= 0xa),
+            1,
+        )
+    });
+    let perf = cpuid(0xa, 0);
+    #[rustfmt::skip]
+    let fields = [
+        ("EAX[7:0] version", perf.eax, 0, 8, facts.version),
+        ("EAX[15:8] number of general counters", perf.eax, 8, 8, facts.general),
+        ("EAX[23:16] width of general counters", perf.eax, 16, 8, facts.bits),
+        ("EDX[4:0] number of fixed counters", perf.edx, 0, 5, facts.fixed),
+        ("EDX[12:5] width of fixed counters", perf.edx, 5, 8, facts.bits),
+        ("EBX[0] core cycles available", perf.ebx, 0, 1, 0),
+        ("EBX[1] instructions retired available", perf.ebx, 1, 1, 0),
+        ("EBX[2] reference cycles available", perf.ebx, 2, 1, 0),
+        ("EBX[3] LLC references not available", perf.ebx, 3, 1, 1),
+        ("EBX[4] LLC misses not available", perf.ebx, 4, 1, 1),
+        ("EBX[5] branch instructions available", perf.ebx, 5, 1, 0),
+        ("EBX[6] mispredicted branches available", perf.ebx, 6, 1, 0),
+        ("EDX[14:13] reserved", perf.edx, 13, 2, 0),
+    ];
+    for (what, register, low, bits, expected) in fields {
+        row!(report, ("CPUID.0AH:{what}"), || field(
+            what, register, low, bits, expected
+        ));
+    }
+    row!(
+        report,
+        ("CPUID.0AH:EAX[31:24] has the events up to mispredicted branches"),
+        || { same("at least 7", u64::from(perf.eax >> 24 >= 7), 1) }
+    );
+    if facts.version < 5 {
+        row!(
+            report,
+            ("CPUID.0AH:ECX is reserved before version 5"),
+            || { same("ECX", u64::from(perf.ecx), 0) }
+        );
+    } else {
+        row!(
+            report,
+            ("CPUID.0AH:ECX is the bit map of fixed counters"),
+            || { same("ECX", u64::from(perf.ecx), (1 << facts.fixed) - 1) }
+        );
+    }
+    row!(
+        report,
+        ("CPUID.16H:EAX[15:0] is the base frequency in MHz"),
+        || { field("EAX", cpuid(0x16, 0).eax, 0, 16, facts.mhz) }
+    );
+
+    let capabilities = rdmsr(msr::IA32_PERF_CAPABILITIES);
+    row!(
+        report,
+        ("IA32_PERF_CAPABILITIES.LBR_FMT is the format of the records"),
+        || { same("LBR_FMT", capabilities & 0x3f, u64::from(facts.format)) }
+    );
+    row!(
+        report,
+        ("IA32_PERF_CAPABILITIES: no PEBS (PEBS_TRAP, PEBS_ARCH_REG, PEBS_REC_FMT)"),
+        || { same("bits 11:6", capabilities >> 6 & 0x3f, 0) }
+    );
+    row!(
+        report,
+        ("IA32_PERF_CAPABILITIES.FREEZE_WHILE_SMM is supported"),
+        || { same("bit 12", capabilities >> 12 & 1, 1) }
+    );
+    row!(
+        report,
+        ("IA32_PERF_CAPABILITIES.FW_WRITE: full-width writes are supported"),
+        || { same("bit 13", capabilities >> 13 & 1, 1) }
+    );
+    row!(
+        report,
+        ("IA32_PERF_CAPABILITIES is read-only: #GP on WRMSR"),
+        || { refuses(msr::IA32_PERF_CAPABILITIES, capabilities) }
+    );
+
+    let enable = rdmsr(msr::IA32_MISC_ENABLE);
+    for (bit, what, expected) in [
+        (7, "Performance Monitoring Available", 1),
+        (11, "Branch Trace Storage Unavailable", 1),
+        (12, "PEBS Unavailable", 1),
+    ] {
+        row!(report, ("IA32_MISC_ENABLE[{bit}] {what}"), || {
+            same(what, enable >> bit & 1, expected)
+        });
+        row!(
+            report,
+            ("IA32_MISC_ENABLE[{bit}] {what} is read-only"),
+            || {
+                wrmsr(msr::IA32_MISC_ENABLE, enable ^ 1 << bit);
+                let found = rdmsr(msr::IA32_MISC_ENABLE);
+                wrmsr(msr::IA32_MISC_ENABLE, enable);
+                same(what, found >> bit & 1, expected)
+            }
+        );
+    }
+    row!(
+        report,
+        ("IA32_BIOS_SIGN_ID has the microcode revision after CPUID.01H"),
+        || {
+            wrmsr(msr::IA32_BIOS_SIGN_ID, 0);
+            cpuid(1, 0);
+            same(
+                "revision",
+                rdmsr(msr::IA32_BIOS_SIGN_ID) >> 32,
+                u64::from(facts.microcode),
+            )
+        }
+    );
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 3, "Debug, Branch Profile, TSC, and Intel Resource Director
+//! Technology Features": "IA32_DEBUGCTL MSR", "Monitoring Branches, Exceptions, and
+//! Interrupts", "Single-Stepping on Branches", "Last Exception Records".
+
+use super::{keeps, refuses};
+use crate::branches;
+use crate::cpu::{cpuid, rdmsr, wrmsr};
+use crate::facts::Facts;
+use crate::lbr::{self, LBR};
+use crate::msr::{self, IA32_DEBUGCTL};
+use crate::report::{row, same, Report};
+use crate::traps;
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    wrmsr(IA32_DEBUGCTL, 0);
+    for (name, bit) in [
+        ("BTF", 1),
+        ("FREEZE_LBRS_ON_PMI", 11),
+        ("FREEZE_PERFMON_ON_PMI", 12),
+        ("FREEZE_WHILE_SMM", 14),
+    ] {
+        row!(
+            report,
+            ("IA32_DEBUGCTL.{name} can be set and cleared"),
+            || {
+                keeps(IA32_DEBUGCTL, 1 << bit)?;
+                keeps(IA32_DEBUGCTL, 0)
+            }
+        );
+    }
+    row!(report, ("IA32_DEBUGCTL.LBR can be set and cleared"), || {
+        keeps(IA32_DEBUGCTL, LBR)?;
+        keeps(IA32_DEBUGCTL, 0)
+    });
+    for bit in [3, 4, 5, 16, 17, 31, 32, 48, 63] {
+        row!(report, ("IA32_DEBUGCTL: #GP on reserved bit {bit}"), || {
+            refuses(IA32_DEBUGCTL, 1 << bit)
+        });
+    }
+    row!(
+        report,
+        ("IA32_DEBUGCTL: #GP on a reserved bit among good ones"),
+        || { refuses(IA32_DEBUGCTL, LBR | 1 << 5) }
+    );
+    row!(
+        report,
+        ("IA32_DEBUGCTL.RTM_DEBUG: #GP without CPUID.07H:EBX[11] (RTM)"),
+        || {
+            same("RTM", u64::from(cpuid(7, 0).ebx >> 11 & 1), 0)?;
+            refuses(IA32_DEBUGCTL, 1 << 15)
+        }
+    );
+
+    row!(
+        report,
+        ("RFLAGS.TF without BTF: #DB after the next instruction"),
+        || {
+            traps::count(traps::LOCAL);
+            branches::branch_step.run(IA32_DEBUGCTL, 0);
+            let branch = branches::branch_step.branches().next();
+            let (number, at) = traps::interrupts();
+            same("#DB", number, 1)?;
+            same("RIP", at, branch.map_or(0, |branch| branch.from - 2))
+        }
+    );
+
+    let ler = || (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP));
+    for (about, scenario) in [
+        ("an exception", &branches::jump_fault_jump),
+        ("an interrupt", &branches::jump_interrupt),
+    ] {
+        let first = scenario.branches().next();
+        let (from, to) = first.map_or((0, 0), |branch| (branch.from, branch.to));
+        row!(
+            report,
+            ("MSR_LER_FROM_LIP: source of the last branch before {about}"),
+            || {
+                lbr::reset(facts, 0);
+                scenario.run(IA32_DEBUGCTL, LBR);
+                same("MSR_LER_FROM_LIP", ler().0, from)
+            }
+        );
+        row!(
+            report,
+            ("MSR_LER_TO_LIP: target of the last branch before {about}"),
+            || {
+                lbr::reset(facts, 0);
+                scenario.run(IA32_DEBUGCTL, LBR);
+                same("MSR_LER_TO_LIP", ler().1, to)
+            }
+        );
+    }
+    row!(
+        report,
+        ("MSR_LER_x_LIP: later branches do not change them"),
+        || {
+            lbr::reset(facts, 0);
+            branches::jump_fault_jump.run(IA32_DEBUGCTL, LBR);
+            let before = ler();
+            branches::jmp_near.run(IA32_DEBUGCTL, LBR);
+            same("MSR_LER_FROM_LIP", ler().0, before.0)?;
+            same("MSR_LER_TO_LIP", ler().1, before.1)
+        }
+    );
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 3, "Debug, Branch Profile, TSC, and Intel Resource Director
+//! Technology Features": "LBR Stack": the call-stack mode.
+
+use crate::branches::{self, Scenario};
+use crate::facts::Facts;
+use crate::lbr::{self, CPL_EQ_0, EN_CALLSTACK, LBR};
+use crate::msr;
+use crate::report::{row, Report, Verdict};
+
+/// What the manual wants set in this mode: jumps and far branches filtered.
+const SELECT: u64 = EN_CALLSTACK | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 8;
+
+/// The records after `scenario`: of its branches those that `stay`.
+fn stack(facts: &Facts, scenario: &Scenario, select: u64, stay: &[usize]) -> Verdict {
+    lbr::reset(facts, select);
+    scenario.run(msr::IA32_DEBUGCTL, LBR);
+    let branches = scenario.branches().enumerate();
+    let staying = branches.filter(|(n, _)| stay.contains(n));
+    // What a popped record leaves behind is not said.
+    lbr::ends_with(facts, staying.map(|(_, branch)| branch))
+}
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    const ALL: [usize; 40] = {
+        let mut all = [0; 40];
+        let mut n = 0;
+        while n < 40 {
+            all[n] = n;
+            n += 1;
+        }
+        all
+    };
+    #[rustfmt::skip]
+    let table: [(&str, &Scenario, u64, &[usize]); 16] = [
+        ("a near relative CALL pushes a record", &branches::call_stays, SELECT, &[0]),
+        ("a near indirect CALL pushes a record", &branches::call_register_stays, SELECT, &[0]),
+        ("a near RET pops the record of its CALL", &branches::call_relative, SELECT, &[]),
+        ("RET imm16 pops the record of an indirect CALL", &branches::call_register, SELECT, &[]),
+        ("a RET pops the newest record only", &branches::call_nested, SELECT, &[0]),
+        ("a CALL of the next instruction leaves no record", &branches::call_zero, SELECT, &[]),
+        ("a CALL of the next instruction keeps the stack", &branches::call_zero_nested, SELECT, &[0]),
+        ("conditional jumps are not recorded", &branches::jcc_short, SELECT, &[]),
+        ("direct jumps are not recorded", &branches::jmp_near, SELECT, &[]),
+        ("indirect jumps are not recorded", &branches::jmp_register, SELECT, &[]),
+        ("far calls and returns neither push nor pop", &branches::call_far, SELECT, &[]),
+        ("events and IRET neither push nor pop", &branches::undefined, SELECT, &[]),
+        ("interrupts neither push nor pop", &branches::jump_interrupt, SELECT, &[]),
+        ("CALLs deeper than the stack keep the newest", &branches::calls, SELECT, &ALL),
+        ("CPL_EQ_0 keeps calls of ring 0 out", &branches::call_stays, SELECT | CPL_EQ_0, &[]),
+        ("without EN_CALLSTACK a RET is recorded and pops nothing", &branches::call_relative, 0, &[0, 1]),
+    ];
+    for (rule, scenario, select, stay) in table {
+        row!(report, ("MSR_LBR_SELECT.EN_CALLSTACK: {rule}"), || {
+            stack(facts, scenario, select, stay)
+        });
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The rows, a module for each part of the manual.
+
+mod cpuid;
+mod debugctl;
+mod lbr_callstack;
+mod lbr_msrs;
+mod lbr_records;
+mod pmu_count;
+mod pmu_msrs;
+mod pmu_overflow;
+mod reset;
+
+use crate::cpu::{try_rdmsr, try_wrmsr};
+use crate::facts::Facts;
+use crate::report::{fail, group, Report, Verdict};
+use crate::serial::say;
+use crate::traps::GP;
+
+type Group = (&'static str, fn(&mut Report, &Facts));
+
+/// In order: what the machine is after power-up comes first.
+const GROUPS: [Group; 9] = [
+    ("Processor management and initialization", reset::rows),
+    ("CPUID", cpuid::rows),
+    ("Last branch records: registers", lbr_msrs::rows),
+    ("Last branch records: branches", lbr_records::rows),
+    ("Last branch records: call stack", lbr_callstack::rows),
+    ("IA32_DEBUGCTL", debugctl::rows),
+    ("Performance monitoring: registers", pmu_msrs::rows),
+    ("Performance monitoring: counting", pmu_count::rows),
+    ("Performance monitoring: overflow", pmu_overflow::rows),
+];
+
+/// Runs all rows that apply to this machine.
+pub fn run(facts: &Facts) {
+    say!("KTAP version 1");
+    say!("1..{}", GROUPS.len());
+    for (n, (title, rows)) in GROUPS.iter().enumerate() {
+        group(n + 1, title, |report| rows(report, facts));
+    }
+}
+
+/// RDMSR and WRMSR of this register fault.
+fn absent(index: u32) -> Verdict {
+    match try_rdmsr(index) {
+        Err(GP) => {}
+        Err(trap) => fail!("RDMSR {index:#x} ends with {trap}, must with #GP(0)"),
+        Ok(value) => fail!("RDMSR {index:#x} gives {value:#x}, must fault"),
+    }
+    refuses(index, 0)
+}
+
+/// WRMSR of `value` faults, and changes nothing.
+fn refuses(index: u32, value: u64) -> Verdict {
+    let before = try_rdmsr(index);
+    match try_wrmsr(index, value) {
+        Err(GP) => {}
+        Err(trap) => fail!("WRMSR {index:#x}, {value:#x} ends with {trap}, must with #GP(0)"),
+        Ok(()) => fail!("WRMSR {index:#x}, {value:#x} does not fault"),
+    }
+    if try_rdmsr(index) != before {
+        fail!("WRMSR {index:#x}, {value:#x} faults, but changes the register");
+    }
+    Ok(())
+}
+
+/// WRMSR takes `value`, and RDMSR gives it back.
+fn keeps(index: u32, value: u64) -> Verdict {
+    if let Err(trap) = try_wrmsr(index, value) {
+        fail!("WRMSR {index:#x}, {value:#x} ends with {trap}");
+    }
+    match try_rdmsr(index) {
+        Ok(found) if found == value => Ok(()),
+        Ok(found) => fail!("WRMSR {index:#x}, {value:#x}, then RDMSR gives {found:#x}"),
+        Err(trap) => fail!("RDMSR {index:#x} ends with {trap}"),
+    }
+}

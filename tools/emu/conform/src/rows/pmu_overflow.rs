@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 3, "Performance Monitoring" and "Advanced Programmable Interrupt
+//! Controller": overflow, its interrupt, and what freezes then.
+
+use crate::apic;
+use crate::branches::{self, Scenario};
+use crate::cpu::{interrupt_window, rdmsr, wrmsr};
+use crate::facts::Facts;
+use crate::lbr::{self, FREEZE_LBRS_ON_PMI, FREEZE_PERFMON_ON_PMI, LBR};
+use crate::msr::{self, IA32_PERF_GLOBAL_CTRL};
+use crate::pmu::{self, Counter, BRANCHES, CTR_FRZ, EN, INSTRUCTIONS, INT, LBR_FRZ, OS, USR};
+use crate::report::{fail, row, same, Report, Verdict};
+use crate::traps;
+
+const ALL: u64 = USR | OS | EN;
+
+fn status() -> u64 {
+    rdmsr(msr::IA32_PERF_GLOBAL_STATUS)
+}
+
+/// Prepares a counter of instructions that is `before` its overflow.
+fn prepare(facts: &Facts, counter: Counter, before: u64, interrupt: bool) {
+    pmu::reset(facts);
+    match counter {
+        Counter::General(n) => {
+            let int = if interrupt { INT } else { 0 };
+            wrmsr(msr::IA32_PERFEVTSEL0 + n, INSTRUCTIONS | ALL | int);
+        }
+        Counter::Fixed(n) => {
+            wrmsr(
+                msr::IA32_FIXED_CTR_CTRL,
+                (if interrupt { 0xb } else { 3 }) << (4 * n),
+            );
+        }
+    }
+    counter.write((facts.counter_mask() + 1).wrapping_sub(before));
+}
+
+/// Runs a scenario on that, the local APIC's entry being `entry`.
+fn run(counter: Counter, entry: u32, scenario: &Scenario) {
+    apic::set_performance_entry(entry);
+    traps::count(if entry & apic::NMI != 0 {
+        traps::NMI
+    } else {
+        traps::LOCAL
+    });
+    scenario.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+}
+
+/// Instructions that a counter sees of a scenario.
+fn length(facts: &Facts, scenario: &Scenario) -> u64 {
+    pmu::count(facts, INSTRUCTIONS, scenario)
+}
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    let many = &branches::nops_110;
+    let counters = [
+        ("IA32_PMC0", Counter::General(0)),
+        ("the last IA32_PMCx", Counter::General(facts.general - 1)),
+        ("IA32_FIXED_CTR0", Counter::Fixed(0)),
+    ];
+    for (name, counter) in counters {
+        row!(
+            report,
+            ("{name}: overflow sets its bit of IA32_PERF_GLOBAL_STATUS alone"),
+            || {
+                prepare(facts, counter, length(facts, many), false);
+                run(counter, apic::MASKED, many);
+                same("IA32_PERF_GLOBAL_STATUS", status(), counter.bit())?;
+                same("counter", counter.read(), 0)
+            }
+        );
+        row!(
+            report,
+            ("{name}: no overflow one instruction before it"),
+            || {
+                let length = length(facts, many);
+                prepare(facts, counter, length + 1, false);
+                run(counter, apic::MASKED, many);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 0)?;
+                same("counter", counter.read(), facts.counter_mask())
+            }
+        );
+        row!(report, ("{name}: counts on after an overflow"), || {
+            let length = length(facts, many);
+            prepare(facts, counter, length - 30, false);
+            run(counter, apic::MASKED, many);
+            same("counter", counter.read(), 30)
+        });
+        row!(
+            report,
+            ("{name}: IA32_PERF_GLOBAL_STATUS_RESET clears its bit"),
+            || {
+                prepare(facts, counter, 10, false);
+                run(counter, apic::MASKED, many);
+                same("before", status(), counter.bit())?;
+                wrmsr(msr::IA32_PERF_GLOBAL_STATUS_RESET, counter.bit());
+                same("after", status(), 0)
+            }
+        );
+        row!(
+            report,
+            ("{name}: overflow interrupts if it is asked to"),
+            || {
+                prepare(facts, counter, 50, true);
+                run(counter, apic::NMI, many);
+                same("interrupts", traps::interrupts().0, 1)
+            }
+        );
+        row!(
+            report,
+            ("{name}: overflow does not interrupt unless it is asked to"),
+            || {
+                prepare(facts, counter, 50, false);
+                run(counter, apic::NMI, many);
+                same("interrupts", traps::interrupts().0, 0)?;
+                same("IA32_PERF_GLOBAL_STATUS", status(), counter.bit())
+            }
+        );
+        row!(
+            report,
+            ("{name}: 20 instructions more, the interrupt comes 20 later"),
+            || {
+                let place = |before| {
+                    prepare(facts, counter, before, true);
+                    run(counter, apic::NMI, many);
+                    traps::interrupts().1
+                };
+                let first = place(40);
+                same("RIP", place(60), first + 20)
+            }
+        );
+    }
+    entry(report, facts);
+    branch_overflow(report, facts);
+    freeze(report, facts);
+    pmu::reset(facts);
+}
+
+fn entry(report: &mut Report, facts: &Facts) {
+    let many = &branches::nops_110;
+    let counter = Counter::General(0);
+    row!(
+        report,
+        ("LVT performance counter entry: can be written and read"),
+        || {
+            apic::set_performance_entry(apic::MASKED | 0x55);
+            let written = apic::performance_entry();
+            apic::set_performance_entry(apic::MASKED);
+            same("entry", u64::from(written), u64::from(apic::MASKED | 0x55))
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: masked, nothing is delivered"),
+        || {
+            prepare(facts, counter, 50, true);
+            run(counter, apic::MASKED | apic::NMI, many);
+            same("interrupts", traps::interrupts().0, 0)?;
+            same("IA32_PERF_GLOBAL_STATUS", status(), 1)
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: masks itself at the interrupt"),
+        || {
+            prepare(facts, counter, 50, true);
+            run(counter, apic::NMI, many);
+            same(
+                "entry",
+                u64::from(apic::performance_entry()),
+                u64::from(apic::MASKED | apic::NMI),
+            )
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: a second overflow finds it masked"),
+        || {
+            prepare(facts, counter, 50, true);
+            run(counter, apic::NMI, many);
+            counter.write(facts.counter_mask() - 10);
+            many.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+            same("interrupts", traps::interrupts().0, 1)
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: unmasked again, the next one comes"),
+        || {
+            prepare(facts, counter, 50, true);
+            run(counter, apic::NMI, many);
+            apic::set_performance_entry(apic::NMI);
+            traps::count(traps::NMI);
+            counter.write(facts.counter_mask() - 10);
+            many.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+            same("interrupts", traps::interrupts().0, 1)
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: delivery as a vector waits for IF"),
+        || {
+            prepare(facts, counter, 50, true);
+            apic::set_performance_entry(traps::LOCAL as u32);
+            many.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+            traps::count(traps::LOCAL);
+            same("interrupts with IF clear", traps::interrupts().0, 0)?;
+            interrupt_window();
+            same("interrupts with IF set", traps::interrupts().0, 1)
+        }
+    );
+    row!(
+        report,
+        ("LVT performance counter entry: delivery as NMI does not wait for IF"),
+        || {
+            prepare(facts, counter, 50, true);
+            run(counter, apic::NMI, many);
+            same("interrupts", traps::interrupts().0, 1)
+        }
+    );
+    row!(
+        report,
+        ("two counters overflow: both bits of IA32_PERF_GLOBAL_STATUS"),
+        || {
+            prepare(facts, counter, 50, false);
+            wrmsr(msr::IA32_FIXED_CTR_CTRL, 3);
+            Counter::Fixed(0).write(facts.counter_mask() - 20);
+            many.run(
+                IA32_PERF_GLOBAL_CTRL,
+                counter.bit() | Counter::Fixed(0).bit(),
+            );
+            same("IA32_PERF_GLOBAL_STATUS", status(), 1 | 1 << 32)
+        }
+    );
+}
+
+fn branch_overflow(report: &mut Report, facts: &Facts) {
+    let many = &branches::many;
+    let target = many.branches().next().map_or(0, |branch| branch.to);
+    let prepare = |before: u64| {
+        pmu::reset(facts);
+        wrmsr(msr::IA32_PERFEVTSEL0, BRANCHES | ALL | INT);
+        Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
+        apic::set_performance_entry(apic::NMI);
+        traps::count(traps::NMI);
+        many.run(IA32_PERF_GLOBAL_CTRL, 1);
+    };
+    row!(
+        report,
+        ("event branch instructions retired: overflow at the 5th of them"),
+        || {
+            prepare(5);
+            same("interrupts", traps::interrupts().0, 1)?;
+            same("RIP", traps::interrupts().1, target)
+        }
+    );
+    row!(
+        report,
+        ("event branch instructions retired: no overflow if one is missing"),
+        || {
+            prepare(42);
+            same("interrupts", traps::interrupts().0, 0)?;
+            same("IA32_PERF_GLOBAL_STATUS", status(), 0)
+        }
+    );
+}
+
+fn freeze(report: &mut Report, facts: &Facts) {
+    let (counter, scenario) = (Counter::General(0), &branches::jumps_and_nops);
+    let global = || rdmsr(IA32_PERF_GLOBAL_CTRL);
+    // An overflow between two jumps, which are recorded unless frozen.
+    let overflow = |debugctl: u64, interrupt: bool| {
+        lbr::reset(facts, 0);
+        prepare(facts, counter, 20, interrupt);
+        apic::set_performance_entry(apic::MASKED);
+        wrmsr(msr::IA32_DEBUGCTL, debugctl);
+        wrmsr(msr::MSR_LASTBRANCH_TOS, 0);
+        let slots = facts.depth;
+        for n in 0..slots {
+            wrmsr(msr::MSR_LASTBRANCH_0_FROM_IP + n, 0);
+        }
+        scenario.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+        let after = rdmsr(msr::IA32_DEBUGCTL);
+        wrmsr(msr::IA32_DEBUGCTL, 0);
+        after
+    };
+    // Whether the second jump was recorded; branches of this program come later.
+    let jumps = || {
+        let mut seen = [false; 2];
+        for n in 0..facts.depth {
+            let (from, _) = lbr::record(facts, n);
+            for (k, branch) in scenario.branches().enumerate() {
+                seen[k] |= from == branch.from;
+            }
+        }
+        seen
+    };
+    let seen = |expected: [bool; 2]| -> Verdict {
+        let found = jumps();
+        if found != expected {
+            fail!("jumps recorded: {found:?}, must be {expected:?}");
+        }
+        Ok(())
+    };
+    row!(
+        report,
+        ("without FREEZE_LBRS_ON_PMI an overflow stops no recording"),
+        || {
+            same("IA32_DEBUGCTL", overflow(LBR, true), LBR)?;
+            same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
+            seen([true, true])
+        }
+    );
+    let freeze = LBR | FREEZE_LBRS_ON_PMI;
+    row!(
+        report,
+        ("FREEZE_LBRS_ON_PMI: an overflow without PMI freezes nothing"),
+        || {
+            same("IA32_DEBUGCTL", overflow(freeze, false), freeze)?;
+            seen([true, true])
+        }
+    );
+    if facts.version >= 4 {
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, streamlined: a PMI sets IA32_PERF_GLOBAL_STATUS.LBR_FRZ"),
+            || {
+                overflow(freeze, true);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1 | LBR_FRZ)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, streamlined: IA32_DEBUGCTL.LBR stays set"),
+            || { same("IA32_DEBUGCTL", overflow(freeze, true), freeze) }
+        );
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, streamlined: recording stops"),
+            || {
+                overflow(freeze, true);
+                seen([true, false])
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, streamlined: clearing LBR_FRZ resumes recording"),
+            || {
+                overflow(freeze, true);
+                pmu::clear_status(facts);
+                lbr::records(facts, &branches::all, 0)
+            }
+        );
+        row!(
+            report,
+            ("IA32_PERF_GLOBAL_STATUS.LBR_FRZ stops recording, however it was set"),
+            || {
+                pmu::reset(facts);
+                lbr::reset(facts, 0);
+                wrmsr(msr::IA32_PERF_GLOBAL_STATUS_SET, LBR_FRZ);
+                branches::all.run(msr::IA32_DEBUGCTL, LBR);
+                pmu::clear_status(facts);
+                lbr::holds(facts, core::iter::empty())
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, streamlined: a PMI sets CTR_FRZ"),
+            || {
+                overflow(FREEZE_PERFMON_ON_PMI, true);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1 | CTR_FRZ)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, streamlined: the counters stop at the PMI"),
+            || {
+                overflow(FREEZE_PERFMON_ON_PMI, true);
+                same("counter", counter.read(), 0)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, streamlined: IA32_PERF_GLOBAL_CTRL stays"),
+            || {
+                overflow(FREEZE_PERFMON_ON_PMI, true);
+                wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
+                same("IA32_PERF_GLOBAL_CTRL", global(), 1)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI: an overflow without PMI freezes nothing"),
+            || {
+                overflow(FREEZE_PERFMON_ON_PMI, false);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1)
+            }
+        );
+        row!(
+            report,
+            ("IA32_PERF_GLOBAL_STATUS.CTR_FRZ stops the counters, however it was set"),
+            || {
+                prepare(facts, counter, 20, false);
+                counter.write(0);
+                wrmsr(msr::IA32_PERF_GLOBAL_STATUS_SET, CTR_FRZ);
+                scenario.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+                same("counter", counter.read(), 0)
+            }
+        );
+        row!(
+            report,
+            ("IA32_PERF_GLOBAL_STATUS.CTR_FRZ cleared: the counters run again"),
+            || {
+                pmu::clear_status(facts);
+                scenario.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
+                if counter.read() < 50 {
+                    fail!("counted {}", counter.read());
+                }
+                Ok(())
+            }
+        );
+    } else {
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, legacy: a PMI clears IA32_DEBUGCTL.LBR"),
+            || { same("IA32_DEBUGCTL", overflow(freeze, true), FREEZE_LBRS_ON_PMI) }
+        );
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, legacy: recording stops"),
+            || {
+                overflow(freeze, true);
+                seen([true, false])
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_LBRS_ON_PMI, legacy: IA32_PERF_GLOBAL_STATUS has no LBR_FRZ"),
+            || {
+                overflow(freeze, true);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, legacy: a PMI clears IA32_PERF_GLOBAL_CTRL"),
+            || {
+                overflow(FREEZE_PERFMON_ON_PMI, true);
+                same("counter", counter.read(), 0)
+            }
+        );
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs the conformance program (tools/emu/conform) on a bare machine.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use emu_model::machine::{Lbr, Machine};
+
+use crate::bochsrc::{self, Console};
+use crate::emulator::{Emulator, End, Flow};
+use crate::iso;
+use crate::ktap;
+use crate::places::Places;
+use crate::protocol::Transcript;
+use crate::run::{self, Files, Options, Outcome};
+
+/// Limit of the emulator's CPU time; a run takes a second or two.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The name of a run.
+pub fn title(machine: &str) -> String {
+    format!("conform ({machine})")
+}
+
+/// The machines to be held to the rules: one of each kind of CPU.
+///
+/// # Errors
+///
+/// If a description cannot be read.
+pub fn machines(places: &Places) -> Result<Vec<String>> {
+    let mut machines = Vec::new();
+    for name in places.machine_names()? {
+        if Machine::load(places.machine(&name))?.cpu.count == 1 {
+            machines.push(name);
+        }
+    }
+    Ok(machines)
+}
+
+/// What the program must know of the machine: its command line.
+fn facts(machine: &Machine) -> String {
+    let Lbr::Legacy { depth, format } = machine.lbr;
+    let pmu = &machine.pmu;
+    format!(
+        "depth={depth} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
+        format.encoding(),
+        pmu.version,
+        pmu.general_counters,
+        pmu.fixed_counters,
+        pmu.counter_bits,
+        machine.cpu.ips / 1_000_000,
+        machine.cpu.microcode,
+    )
+}
+
+/// Runs all rows on `machine`.
+///
+/// # Errors
+///
+/// If it cannot be started.  A row that fails is in the [`Outcome`].
+pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outcome> {
+    let path = places
+        .machine(machine)
+        .canonicalize()
+        .with_context(|| format!("no machine {machine}; `lab list` names them"))?;
+    let description = Machine::load(&path)?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let bochs = places.bochs()?;
+    let files = Files::new(places, &format!("conform/{stem}"))?;
+    iso::multiboot(&files.iso, &places.conform()?, &facts(&description))?;
+    let config = bochsrc::generate(
+        &description,
+        &files.iso,
+        Console::File(&files.console),
+        &files.results,
+        &files.log.join("bochs.log"),
+    );
+    fs::write(&files.bochsrc, config)?;
+    let emulator = Emulator {
+        bochs: &bochs,
+        machine: &path,
+        bochsrc: &files.bochsrc,
+        folder: &files.log,
+        limit: Some(LIMIT),
+    };
+    let bar = run::progress(&options.bars, &title(machine));
+    let mut stream = Vec::new();
+    let (end, time) = emulator.run(&files.console, &files.results, &mut |output| {
+        stream.extend_from_slice(output.results);
+        if options.verbose {
+            run::show(output.results);
+        }
+        bar.set_message(run::latest(&stream));
+        bar.tick();
+        Flow::Continue
+    })?;
+    bar.finish_and_clear();
+    remove(&files.iso);
+    let mut report = ktap::parse(&stream);
+    if let End::Failed(why) = end {
+        report.problems.insert(0, why);
+    }
+    let outcome = Outcome {
+        title: title(machine),
+        report,
+        transcript: Transcript {
+            text: stream,
+            ..Transcript::default()
+        },
+        allowed: Vec::new(),
+        time,
+        log: files.log,
+    };
+    run::save(&outcome)?;
+    Ok(outcome)
+}
+
+/// The boot medium is quickly made again.
+fn remove(iso: &Path) {
+    drop(fs::remove_file(iso));
+}
