@@ -23,6 +23,8 @@ struct bx_pmu_t {
   Bit64u unretired;
   // what the model knows of the privilege level
   bool user;
+  // a branch was taken since the last look
+  bool branched;
 };
 
 Bit64u bx_pmu_random(void);

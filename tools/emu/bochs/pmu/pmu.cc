@@ -121,6 +121,7 @@ void BX_CPU_C::pmu_smm(bool inside)
 
 void BX_CPU_C::pmu_branch_linear(unsigned kind, unsigned length, bx_address from, bx_address to)
 {
+  BX_CPU_THIS_PTR pmu.branched = true;
   emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1);
   pmu_deliver();
 }
@@ -175,6 +176,19 @@ void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
 void BX_CPU_C::pmu_event(bx_address from)
 {
   pmu_branch_linear(EMU_EVENT, 0, from, get_laddr(BX_SEG_REG_CS, RIP));
+}
+
+void BX_CPU_C::pmu_debug_exception(void)
+{
+  emu_debug_exception(BX_CPU_THIS_PTR pmu.model);
+}
+
+// whether a single step is to be reported after the last instruction
+bool BX_CPU_C::pmu_stepped(void)
+{
+  bool branched = BX_CPU_THIS_PTR pmu.branched;
+  BX_CPU_THIS_PTR pmu.branched = false;
+  return branched || ! BX_CPU_THIS_PTR pmu.watch.step_branches;
 }
 
 int BX_CPU_C::pmu_rdmsr(Bit32u index, Bit64u *value)

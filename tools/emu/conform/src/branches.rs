@@ -398,6 +398,13 @@ scenarios! {
         "22: nop" "cli"]
     branches [RelJmp K "20b" "21b", Event K "22b" "acknowledge", Far K "acknowledge_end" "22b",]
 
+    // TF takes effect behind the instruction after POPFQ.
+    single_step "a single step (#DB) between two JMPs"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["20: jmp 21f" "nop" "21: pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "nop"
+        "jmp 22f" "nop" "22:"]
+    branches [RelJmp K "20b" "21b",]
+
     branch_step "steps by branches"
     before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
     code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "nop" "nop" "20: jmp 21f" "nop"

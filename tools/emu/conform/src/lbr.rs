@@ -9,6 +9,8 @@ use crate::report::{fail, same, Verdict};
 
 /// IA32_DEBUGCTL.LBR
 pub const LBR: u64 = 1 << 0;
+/// IA32_DEBUGCTL.BTF
+pub const BTF: u64 = 1 << 1;
 /// IA32_DEBUGCTL.FREEZE_LBRS_ON_PMI
 pub const FREEZE_LBRS_ON_PMI: u64 = 1 << 11;
 /// IA32_DEBUGCTL.FREEZE_PERFMON_ON_PMI

@@ -20,6 +20,7 @@ mod rows;
 mod runtime;
 mod serial;
 mod traps;
+mod vmx;
 
 use core::ffi::CStr;
 

@@ -239,6 +239,11 @@ extern "C" fn unexpected_trap(frame: &[u64; 7]) -> ! {
     panic!("unexpected {} at {rip:#x}", Trap { vector, error });
 }
 
+/// The address of the table.
+pub fn table() -> u64 {
+    TABLE.0.get() as u64
+}
+
 /// Loads the table, and the selectors that SYSCALL and SYSRET take.
 pub fn init() {
     for vector in 0..256 {

@@ -79,7 +79,18 @@ impl LogicalCpu {
 
     /// Whether branches must be reported.
     pub fn wants_branches(&self) -> bool {
-        self.records() || self.pmu.wants_any()
+        self.records() || self.pmu.wants_any() || self.steps_branches()
+    }
+
+    /// Whether RFLAGS.TF means a step to the next taken branch.
+    pub fn steps_branches(&self) -> bool {
+        self.debugctl & debugctl::BTF != 0
+    }
+
+    /// A debug exception is delivered: the processor clears LBR and BTF before it
+    /// executes the handler, and does not record the exception.
+    pub fn debug_exception(&mut self) {
+        self.debugctl &= !(debugctl::LBR | debugctl::BTF);
     }
 
     /// Core cycle at which [`LogicalCpu::advance`] must be called at the latest.

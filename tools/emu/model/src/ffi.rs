@@ -24,6 +24,8 @@ pub struct Watch {
     deadline: u64,
     /// Branches must be reported.
     branches: bool,
+    /// RFLAGS.TF means a step to the next taken branch.
+    step_branches: bool,
     /// A performance monitoring interrupt is asked for.
     interrupt: bool,
 }
@@ -55,6 +57,7 @@ impl Handle {
         let watch = unsafe { &mut *self.watch };
         watch.deadline = self.cpu.deadline();
         watch.branches = self.cpu.wants_branches();
+        watch.step_branches = self.cpu.steps_branches();
         watch.interrupt |= interrupt;
     }
 }
@@ -277,6 +280,19 @@ pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) {
     if handle.cpu.retired(Kind::Far) {
         handle.publish();
     }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_debug_exception(cpu: *mut Handle) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.debug_exception();
+    handle.publish();
 }
 
 /// See the header.

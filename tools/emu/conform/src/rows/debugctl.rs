@@ -7,7 +7,7 @@ use super::{keeps, refuses};
 use crate::branches;
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{self, LBR};
+use crate::lbr::{self, BTF, LBR};
 use crate::msr::{self, IA32_DEBUGCTL};
 use crate::report::{row, same, Report};
 use crate::traps;
@@ -54,6 +54,15 @@ pub fn rows(report: &mut Report, facts: &Facts) {
 
     row!(
         report,
+        ("a debug exception is not recorded and clears IA32_DEBUGCTL.LBR"),
+        || {
+            lbr::reset(facts, 0);
+            branches::single_step.run(IA32_DEBUGCTL, LBR);
+            lbr::holds(facts, branches::single_step.branches())
+        }
+    );
+    row!(
+        report,
         ("RFLAGS.TF without BTF: #DB after the next instruction"),
         || {
             traps::count(traps::LOCAL);
@@ -62,6 +71,18 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             let (number, at) = traps::interrupts();
             same("#DB", number, 1)?;
             same("RIP", at, branch.map_or(0, |branch| branch.from - 2))
+        }
+    );
+    row!(
+        report,
+        ("IA32_DEBUGCTL.BTF: #DB after the next taken branch only"),
+        || {
+            traps::count(traps::LOCAL);
+            branches::branch_step.run(IA32_DEBUGCTL, BTF);
+            let branch = branches::branch_step.branches().next();
+            let (number, at) = traps::interrupts();
+            same("#DB", number, 1)?;
+            same("RIP", at, branch.map_or(0, |branch| branch.to))
         }
     );
 

@@ -10,6 +10,7 @@ mod pmu_count;
 mod pmu_msrs;
 mod pmu_overflow;
 mod reset;
+mod vmx;
 
 use crate::cpu::{try_rdmsr, try_wrmsr};
 use crate::facts::Facts;
@@ -20,7 +21,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     ("Last branch records: registers", lbr_msrs::rows),
@@ -30,6 +31,7 @@ const GROUPS: [Group; 9] = [
     ("Performance monitoring: registers", pmu_msrs::rows),
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
+    ("VM entries and VM exits", vmx::rows),
 ];
 
 /// Runs all rows that apply to this machine.

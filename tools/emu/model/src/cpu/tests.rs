@@ -56,6 +56,30 @@ fn armed(debugctl: u64) -> LogicalCpu {
 }
 
 #[test]
+fn a_debug_exception_stops_recording_and_stepping() {
+    let mut cpu = cpu();
+    set(
+        &mut cpu,
+        IA32_DEBUGCTL,
+        debugctl::LBR | debugctl::BTF | debugctl::FREEZE_LBRS_ON_PMI,
+    );
+    assert!(cpu.steps_branches());
+    cpu.debug_exception();
+    assert!(!cpu.steps_branches());
+    assert!(!cpu.wants_branches());
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), debugctl::FREEZE_LBRS_ON_PMI);
+}
+
+#[test]
+fn stepping_by_branches_wants_branches() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_DEBUGCTL, debugctl::BTF);
+    assert!(cpu.wants_branches());
+    jump(&mut cpu, 0x1000);
+    assert_eq!(get(&mut cpu, MSR_LASTBRANCH_TOS), 0, "BTF records nothing");
+}
+
+#[test]
 fn recording_follows_debugctl() {
     let mut cpu = cpu();
     jump(&mut cpu, 1);

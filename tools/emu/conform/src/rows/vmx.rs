@@ -1,0 +1,584 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 3, "VM Entries", "VM Exits", "VMX Capability Reporting Facility": what
+//! they do to the PMU and to the LBR.
+
+use crate::apic;
+use crate::branches::{self, Branch, Kind, Ring};
+use crate::cpu::{rdmsr, wrmsr};
+use crate::facts::Facts;
+use crate::lbr::{self, FREEZE_LBRS_ON_PMI, LBR};
+use crate::msr::{self, IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL};
+use crate::pmu::{self, Counter, EN, INSTRUCTIONS, INT, OS};
+use crate::report::{fail, row, same, Report, Verdict};
+use crate::vmx::{self, field, guest, AreaEntry, Controls, End};
+
+// Basic exit reasons.
+const EXCEPTION_OR_NMI: u64 = 0;
+const RDPMC: u64 = 15;
+const VMCALL: u64 = 18;
+const RDMSR: u64 = 31;
+const WRMSR: u64 = 32;
+const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
+const MSR_LOADING: u64 = 1 << 31 | 34;
+/// VM-instruction error: VM entry with invalid host-state fields.
+const INVALID_HOST_STATE: u64 = 8;
+
+const DEBUG: Controls = Controls {
+    pin: 0,
+    processor: 0,
+    exit: vmx::SAVE_DEBUG_CONTROLS,
+    entry: vmx::LOAD_DEBUG_CONTROLS,
+};
+const NONE: Controls = Controls {
+    pin: 0,
+    processor: 0,
+    exit: 0,
+    entry: 0,
+};
+const GLOBAL: Controls = Controls {
+    pin: 0,
+    processor: 0,
+    exit: vmx::EXIT_LOAD_GLOBAL_CTRL,
+    entry: vmx::ENTRY_LOAD_GLOBAL_CTRL,
+};
+
+fn ends(found: End, expected: End) -> Verdict {
+    if found == expected {
+        return Ok(());
+    }
+    match found {
+        End::Exit(reason) => fail!("VM exit with reason {reason:#x}"),
+        End::Failed(error) => fail!("VMLAUNCH fails with error {error}"),
+    }
+}
+
+fn exits(reason: u64) -> Verdict {
+    ends(vmx::enter(), End::Exit(reason))
+}
+
+/// A branch of ring 0.
+fn branch((from, to): (u64, u64)) -> Branch {
+    Branch {
+        kind: Kind::RelJmp,
+        ring: Ring::K,
+        from,
+        to,
+    }
+}
+
+fn newest(facts: &Facts, expected: (u64, u64)) -> Verdict {
+    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS) as u32;
+    let (from, to) = lbr::record(facts, tos % facts.depth);
+    same("newest FROM", from, expected.0)?;
+    same("newest TO", to, expected.1)
+}
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    pmu::reset(facts);
+    lbr::reset(facts, 0);
+    let works = vmx::start();
+    row!(report, ("CPUID.01H:ECX[5] VMX: VMXON works"), || same(
+        "VMX",
+        u64::from(works),
+        1
+    ));
+    if !works {
+        return;
+    }
+    let (exit, entry) = vmx::allowed();
+    for (name, allowed, bit) in [
+        (
+            "exit control \"save debug controls\"",
+            exit,
+            vmx::SAVE_DEBUG_CONTROLS,
+        ),
+        (
+            "exit control \"load IA32_PERF_GLOBAL_CTRL\"",
+            exit,
+            vmx::EXIT_LOAD_GLOBAL_CTRL,
+        ),
+        (
+            "entry control \"load debug controls\"",
+            entry,
+            vmx::LOAD_DEBUG_CONTROLS,
+        ),
+        (
+            "entry control \"load IA32_PERF_GLOBAL_CTRL\"",
+            entry,
+            vmx::ENTRY_LOAD_GLOBAL_CTRL,
+        ),
+    ] {
+        row!(report, ("VM-{name} is allowed"), || same(
+            "allowed",
+            u64::from(allowed & bit != 0),
+            1
+        ));
+    }
+    debugctl(report, facts);
+    records(report, facts);
+    global_ctrl(report, facts);
+    areas(report, facts);
+    intercepts(report, facts);
+    pmu::reset(facts);
+    lbr::reset(facts, 0);
+}
+
+fn debugctl(report: &mut Report, facts: &Facts) {
+    for value in [LBR, FREEZE_LBRS_ON_PMI, 0] {
+        row!(
+            report,
+            ("load debug controls: the guest's IA32_DEBUGCTL is {value:#x}"),
+            || {
+                vmx::prepare(guest::rdmsr, DEBUG);
+                vmx::write(field::GUEST_DEBUGCTL, value);
+                exits(VMCALL)?;
+                same("IA32_DEBUGCTL in the guest", vmx::answer(), value)
+            }
+        );
+        row!(
+            report,
+            ("save debug controls: VM exit saves an IA32_DEBUGCTL of {value:#x}"),
+            || {
+                vmx::prepare(guest::rdmsr, Controls { entry: 0, ..DEBUG });
+                vmx::write(field::GUEST_DEBUGCTL, 0x1234);
+                wrmsr(IA32_DEBUGCTL, value);
+                exits(VMCALL)?;
+                same(
+                    "guest IA32_DEBUGCTL field",
+                    vmx::read(field::GUEST_DEBUGCTL),
+                    value,
+                )
+            }
+        );
+    }
+    row!(
+        report,
+        ("without load debug controls the guest keeps IA32_DEBUGCTL"),
+        || {
+            vmx::prepare(guest::rdmsr, NONE);
+            vmx::write(field::GUEST_DEBUGCTL, 0);
+            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
+            exits(VMCALL)?;
+            same(
+                "IA32_DEBUGCTL in the guest",
+                vmx::answer(),
+                FREEZE_LBRS_ON_PMI,
+            )
+        }
+    );
+    row!(
+        report,
+        ("without save debug controls VM exit leaves the field alone"),
+        || {
+            vmx::prepare(guest::rdmsr, NONE);
+            vmx::write(field::GUEST_DEBUGCTL, 0x1234);
+            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
+            exits(VMCALL)?;
+            same(
+                "guest IA32_DEBUGCTL field",
+                vmx::read(field::GUEST_DEBUGCTL),
+                0x1234,
+            )
+        }
+    );
+    for (name, controls) in [("with", DEBUG), ("without", NONE)] {
+        row!(
+            report,
+            ("VM exit clears IA32_DEBUGCTL, {name} save debug controls"),
+            || {
+                vmx::prepare(guest::exit, controls);
+                vmx::write(field::GUEST_DEBUGCTL, LBR);
+                wrmsr(IA32_DEBUGCTL, LBR);
+                exits(VMCALL)?;
+                same("IA32_DEBUGCTL", rdmsr(IA32_DEBUGCTL), 0)
+            }
+        );
+    }
+    for bit in [3, 16, 32, 63] {
+        row!(
+            report,
+            ("load debug controls: VM entry fails on reserved bit {bit}"),
+            || {
+                vmx::prepare(guest::exit, DEBUG);
+                vmx::write(field::GUEST_DEBUGCTL, 1 << bit);
+                exits(INVALID_GUEST_STATE)
+            }
+        );
+    }
+    row!(
+        report,
+        ("a VM entry that fails late clears IA32_DEBUGCTL as a VM exit does"),
+        || {
+            vmx::prepare(guest::exit, DEBUG);
+            vmx::write(field::GUEST_DEBUGCTL, 1 << 63);
+            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
+            exits(INVALID_GUEST_STATE)?;
+            same("IA32_DEBUGCTL", rdmsr(IA32_DEBUGCTL), 0)
+        }
+    );
+    row!(
+        report,
+        ("without load debug controls the field is not checked"),
+        || {
+            vmx::prepare(guest::exit, NONE);
+            vmx::write(field::GUEST_DEBUGCTL, 1 << 63);
+            exits(VMCALL)
+        }
+    );
+    row!(
+        report,
+        ("a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::step, DEBUG);
+            vmx::write(field::GUEST_DEBUGCTL, LBR);
+            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
+            vmx::write(field::GUEST_RFLAGS, 0x102);
+            exits(EXCEPTION_OR_NMI)?;
+            same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
+            same(
+                "guest IA32_DEBUGCTL field",
+                vmx::read(field::GUEST_DEBUGCTL),
+                LBR,
+            )
+        }
+    );
+}
+
+fn records(report: &mut Report, facts: &Facts) {
+    row!(
+        report,
+        ("a guest's branches are recorded with its IA32_DEBUGCTL.LBR, VM exit is not"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::jump, DEBUG);
+            vmx::write(field::GUEST_DEBUGCTL, LBR);
+            exits(VMCALL)?;
+            lbr::holds(facts, core::iter::once(branch(vmx::guest_jump())))
+        }
+    );
+    row!(
+        report,
+        ("a guest's branches are not recorded without it, nor is VM entry"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::jump, DEBUG);
+            vmx::write(field::GUEST_DEBUGCTL, 0);
+            wrmsr(IA32_DEBUGCTL, LBR);
+            exits(VMCALL)?;
+            newest(facts, vmx::jump())
+        }
+    );
+    row!(
+        report,
+        ("without load debug controls recording goes on in the guest"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::jump, NONE);
+            wrmsr(IA32_DEBUGCTL, LBR);
+            exits(VMCALL)?;
+            newest(facts, vmx::guest_jump())
+        }
+    );
+    row!(
+        report,
+        ("VM entry and VM exit keep the records, TOS and MSR_LBR_SELECT"),
+        || {
+            lbr::records(facts, &branches::call_relative, 0)?;
+            wrmsr(msr::MSR_LBR_SELECT, 0x3c5);
+            vmx::prepare(guest::exit, DEBUG);
+            exits(VMCALL)?;
+            same("MSR_LBR_SELECT", rdmsr(msr::MSR_LBR_SELECT), 0x3c5)?;
+            lbr::holds(facts, branches::call_relative.branches())
+        }
+    );
+}
+
+fn global_ctrl(report: &mut Report, facts: &Facts) {
+    // What a counter that only the guest's register enables counts of a guest.
+    let count = |code| {
+        pmu::reset(facts);
+        wrmsr(msr::IA32_PERFEVTSEL0, INSTRUCTIONS | OS | EN);
+        vmx::prepare(code, GLOBAL);
+        vmx::write(field::GUEST_GLOBAL_CTRL, 1);
+        vmx::write(field::HOST_GLOBAL_CTRL, 0);
+        (vmx::enter(), Counter::General(0).read())
+    };
+    row!(
+        report,
+        ("load IA32_PERF_GLOBAL_CTRL: a guest's 100 more instructions count 100 more"),
+        || {
+            let (end, few) = count(guest::nops_10);
+            ends(end, End::Exit(VMCALL))?;
+            let (_, many) = count(guest::nops_110);
+            same("more", many - few, 100)
+        }
+    );
+    row!(
+        report,
+        ("load IA32_PERF_GLOBAL_CTRL: the host's instructions are not counted"),
+        || {
+            let (_, few) = count(guest::nops_10);
+            if !(10..=12).contains(&few) {
+                fail!("{few} counted of 10 NOPs and a VMCALL");
+            }
+            Ok(())
+        }
+    );
+    row!(
+        report,
+        ("exit control load IA32_PERF_GLOBAL_CTRL: the host's value is loaded"),
+        || {
+            pmu::reset(facts);
+            vmx::prepare(guest::exit, GLOBAL);
+            vmx::write(field::GUEST_GLOBAL_CTRL, 1);
+            vmx::write(field::HOST_GLOBAL_CTRL, 2);
+            exits(VMCALL)?;
+            same("IA32_PERF_GLOBAL_CTRL", rdmsr(IA32_PERF_GLOBAL_CTRL), 2)
+        }
+    );
+    row!(
+        report,
+        ("without the exit control the guest's value stays"),
+        || {
+            pmu::reset(facts);
+            vmx::prepare(guest::exit, Controls { exit: 0, ..GLOBAL });
+            vmx::write(field::GUEST_GLOBAL_CTRL, 1);
+            vmx::write(field::HOST_GLOBAL_CTRL, 2);
+            exits(VMCALL)?;
+            same("IA32_PERF_GLOBAL_CTRL", rdmsr(IA32_PERF_GLOBAL_CTRL), 1)
+        }
+    );
+    row!(
+        report,
+        ("without the entry control the host's value stays"),
+        || {
+            pmu::reset(facts);
+            wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
+            vmx::prepare(guest::exit, NONE);
+            vmx::write(field::GUEST_GLOBAL_CTRL, 2);
+            exits(VMCALL)?;
+            same("IA32_PERF_GLOBAL_CTRL", rdmsr(IA32_PERF_GLOBAL_CTRL), 1)
+        }
+    );
+    pmu::reset(facts);
+    for bit in [facts.general, 32 + facts.fixed, 63] {
+        row!(
+            report,
+            ("guest IA32_PERF_GLOBAL_CTRL: VM entry fails on reserved bit {bit}"),
+            || {
+                vmx::prepare(guest::exit, GLOBAL);
+                vmx::write(field::GUEST_GLOBAL_CTRL, 1 << bit);
+                exits(INVALID_GUEST_STATE)
+            }
+        );
+        row!(
+            report,
+            ("host IA32_PERF_GLOBAL_CTRL: VMLAUNCH fails on reserved bit {bit}"),
+            || {
+                vmx::prepare(guest::exit, GLOBAL);
+                vmx::write(field::HOST_GLOBAL_CTRL, 1 << bit);
+                ends(vmx::enter(), End::Failed(INVALID_HOST_STATE))
+            }
+        );
+    }
+    row!(
+        report,
+        ("without the controls neither field is checked"),
+        || {
+            vmx::prepare(guest::exit, NONE);
+            vmx::write(field::GUEST_GLOBAL_CTRL, 1 << 63);
+            vmx::write(field::HOST_GLOBAL_CTRL, 1 << 63);
+            exits(VMCALL)
+        }
+    );
+    row!(
+        report,
+        ("an overflow in a guest whose NMIs exit: a VM exit for the NMI"),
+        || {
+            pmu::reset(facts);
+            wrmsr(msr::IA32_PERFEVTSEL0, INSTRUCTIONS | OS | EN | INT);
+            Counter::General(0).write(facts.counter_mask() - 100);
+            apic::set_performance_entry(apic::NMI);
+            let pin = vmx::NMI_EXITING;
+            vmx::prepare(guest::nops_long, Controls { pin, ..GLOBAL });
+            vmx::write(field::GUEST_GLOBAL_CTRL, 1);
+            exits(EXCEPTION_OR_NMI)?;
+            same(
+                "interruption type and vector",
+                vmx::read(field::EXIT_INTERRUPTION) & 0x7ff,
+                0x202,
+            )
+        }
+    );
+    pmu::reset(facts);
+}
+
+fn areas(report: &mut Report, facts: &Facts) {
+    let registers = [
+        ("MSR_LBR_SELECT", msr::MSR_LBR_SELECT, 5),
+        ("MSR_LASTBRANCH_TOS", msr::MSR_LASTBRANCH_TOS, 3),
+        (
+            "MSR_LASTBRANCH_0_FROM_IP",
+            msr::MSR_LASTBRANCH_0_FROM_IP,
+            0x1234,
+        ),
+        (
+            "MSR_LASTBRANCH_0_TO_IP",
+            msr::MSR_LASTBRANCH_0_TO_IP,
+            0x5678,
+        ),
+        ("IA32_PERFEVTSEL0", msr::IA32_PERFEVTSEL0, 0x3c),
+        ("IA32_FIXED_CTR_CTRL", msr::IA32_FIXED_CTR_CTRL, 3),
+    ];
+    let clear = || {
+        pmu::reset(facts);
+        lbr::reset(facts, 0);
+    };
+    for (name, index, value) in registers {
+        row!(report, ("VM-entry MSR-load area: {name} is loaded"), || {
+            clear();
+            let area = [AreaEntry {
+                index,
+                value,
+                ..AreaEntry::default()
+            }];
+            vmx::prepare(guest::exit, NONE);
+            vmx::write(field::ENTRY_LOAD_ADDRESS, area.as_ptr() as u64);
+            vmx::write(field::ENTRY_LOAD_COUNT, 1);
+            exits(VMCALL)?;
+            same(name, rdmsr(index), value)
+        });
+        row!(
+            report,
+            ("VM-exit MSR-store and MSR-load areas: {name} is stored, then loaded"),
+            || {
+                clear();
+                wrmsr(index, value);
+                let mut store = [AreaEntry {
+                    index,
+                    ..AreaEntry::default()
+                }];
+                let load = [AreaEntry {
+                    index,
+                    value: 1,
+                    ..AreaEntry::default()
+                }];
+                vmx::prepare(guest::exit, NONE);
+                vmx::write(field::EXIT_STORE_ADDRESS, store.as_mut_ptr() as u64);
+                vmx::write(field::EXIT_STORE_COUNT, 1);
+                vmx::write(field::EXIT_LOAD_ADDRESS, load.as_ptr() as u64);
+                vmx::write(field::EXIT_LOAD_COUNT, 1);
+                exits(VMCALL)?;
+                // SAFETY: the area is on the stack; the CPU wrote it.
+                let stored = unsafe { (&raw const store[0].value).read_volatile() };
+                same("stored", stored, value)?;
+                same(name, rdmsr(index), 1)
+            }
+        );
+    }
+    for (name, index, value) in [
+        (
+            "a reserved bit of MSR_LBR_SELECT",
+            msr::MSR_LBR_SELECT,
+            1 << 10,
+        ),
+        (
+            "a non-canonical address for MSR_LASTBRANCH_0_TO_IP",
+            msr::MSR_LASTBRANCH_0_TO_IP,
+            1 << 63,
+        ),
+        (
+            "a register that is read-only",
+            msr::IA32_PERF_CAPABILITIES,
+            0,
+        ),
+    ] {
+        row!(
+            report,
+            ("VM-entry MSR-load area: VM entry fails on {name}, which it names"),
+            || {
+                clear();
+                let good = AreaEntry {
+                    index: msr::MSR_LBR_SELECT,
+                    ..AreaEntry::default()
+                };
+                let area = [
+                    good,
+                    AreaEntry {
+                        index,
+                        value,
+                        ..AreaEntry::default()
+                    },
+                ];
+                vmx::prepare(guest::exit, NONE);
+                vmx::write(field::ENTRY_LOAD_ADDRESS, area.as_ptr() as u64);
+                vmx::write(field::ENTRY_LOAD_COUNT, 2);
+                exits(MSR_LOADING)?;
+                same(
+                    "exit qualification",
+                    vmx::read(field::EXIT_QUALIFICATION),
+                    2,
+                )
+            }
+        );
+    }
+    clear();
+}
+
+fn intercepts(report: &mut Report, facts: &Facts) {
+    for (name, code, index) in [
+        (
+            "RDMSR",
+            guest::rdmsr as unsafe extern "C" fn(),
+            IA32_DEBUGCTL,
+        ),
+        ("WRMSR", guest::wrmsr, msr::MSR_LBR_SELECT),
+    ] {
+        let reads = name == "RDMSR";
+        row!(
+            report,
+            ("MSR bitmap: {name} exits where its bit is set"),
+            || {
+                vmx::prepare(code, NONE);
+                vmx::intercept(index, reads, !reads);
+                exits(if reads { RDMSR } else { WRMSR })
+            }
+        );
+        row!(
+            report,
+            ("MSR bitmap: {name} does not exit where only the other bit is set"),
+            || {
+                vmx::prepare(code, NONE);
+                vmx::intercept(index, !reads, reads);
+                exits(VMCALL)
+            }
+        );
+    }
+    row!(
+        report,
+        ("MSR bitmap: a WRMSR that does not exit reaches MSR_LBR_SELECT"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::wrmsr, NONE);
+            exits(VMCALL)?;
+            same("MSR_LBR_SELECT", rdmsr(msr::MSR_LBR_SELECT), 4)
+        }
+    );
+    row!(report, ("RDPMC exiting: RDPMC exits"), || {
+        let processor = vmx::RDPMC_EXITING;
+        vmx::prepare(guest::rdpmc, Controls { processor, ..NONE });
+        exits(RDPMC)
+    });
+    row!(
+        report,
+        ("without RDPMC exiting a guest reads the counter"),
+        || {
+            pmu::reset(facts);
+            Counter::General(0).write(0x1234);
+            vmx::prepare(guest::rdpmc, NONE);
+            exits(VMCALL)?;
+            same("counter", vmx::answer(), 0x1234)
+        }
+    );
+}
