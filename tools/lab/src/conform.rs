@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use emu_model::machine::{Lbr, Machine};
+use emu_model::machine::Machine;
 
 use crate::bochsrc::{self, Console};
 use crate::emulator::{Emulator, End, Flow};
@@ -32,7 +32,9 @@ pub fn title(machine: &str) -> String {
 pub fn machines(places: &Places) -> Result<Vec<String>> {
     let mut machines = Vec::new();
     for name in places.machine_names()? {
-        if Machine::load(places.machine(&name))?.cpu.count == 1 {
+        let machine = Machine::load(places.machine(&name))?;
+        // The program has no rows for the architectural LBR yet.
+        if machine.cpu.count == 1 && !machine.lbr.is_architectural() {
             machines.push(name);
         }
     }
@@ -41,11 +43,12 @@ pub fn machines(places: &Places) -> Result<Vec<String>> {
 
 /// What the program must know of the machine: its command line.
 fn facts(machine: &Machine) -> String {
-    let Lbr::Legacy { depth, format } = machine.lbr;
+    let lbr = &machine.lbr;
     let pmu = &machine.pmu;
     format!(
-        "depth={depth} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
-        format.encoding(),
+        "depth={} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
+        lbr.depth(),
+        lbr.format_encoding(),
         pmu.version,
         pmu.general_counters,
         pmu.fixed_counters,

@@ -221,16 +221,59 @@ bool BX_CPU_C::pmu_loadable(Bit32u index, Bit64u value)
   return emu_is_loadable(BX_CPU_THIS_PTR pmu.model, index, value);
 }
 
-void BX_CPU_C::pmu_cpuid(Bit32u function, struct cpuid_function_t *leaf)
+void BX_CPU_C::pmu_cpuid(Bit32u function, Bit32u subfunction, struct cpuid_function_t *leaf)
 {
   struct emu_registers registers = { leaf->eax, leaf->ebx, leaf->ecx, leaf->edx };
 
-  emu_cpuid(machine, function, &registers);
+  emu_cpuid(machine, function, subfunction, &registers);
 
   leaf->eax = registers.eax;
   leaf->ebx = registers.ebx;
   leaf->ecx = registers.ecx;
   leaf->edx = registers.edx;
+}
+
+bool BX_CPU_C::pmu_arch_lbr(void)
+{
+  return emu_machine_has_arch_lbr(machine);
+}
+
+// LBR state management //
+
+bool BX_CPU_C::xsave_lbr_state_xinuse(void)
+{
+  return emu_lbr_xinuse(BX_CPU_THIS_PTR pmu.model);
+}
+
+void BX_CPU_C::xsave_lbr_state(bxInstruction_c *i, bx_address offset)
+{
+  uint64_t area[EMU_LBR_AREA];
+  bx_address asize_mask = i->asize_mask();
+
+  emu_lbr_xsave(BX_CPU_THIS_PTR pmu.model, area);
+  for(unsigned index=0; index < EMU_LBR_AREA; index++) {
+    write_virtual_qword(i->seg(), (offset + index*8) & asize_mask, area[index]);
+  }
+}
+
+void BX_CPU_C::xrstor_lbr_state(bxInstruction_c *i, bx_address offset)
+{
+  uint64_t area[EMU_LBR_AREA];
+  bx_address asize_mask = i->asize_mask();
+
+  for(unsigned index=0; index < EMU_LBR_AREA; index++) {
+    area[index] = read_virtual_qword(i->seg(), (offset + index*8) & asize_mask);
+  }
+
+  if (! emu_lbr_xrstor(BX_CPU_THIS_PTR pmu.model, area, pmu_retired())) {
+    BX_ERROR(("XRSTORS: invalid LBR state"));
+    exception(BX_GP_EXCEPTION, 0);
+  }
+}
+
+void BX_CPU_C::xrstor_init_lbr_state(void)
+{
+  emu_lbr_xrstor(BX_CPU_THIS_PTR pmu.model, NULL, pmu_retired());
 }
 
 #if BX_SUPPORT_VMX

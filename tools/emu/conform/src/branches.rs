@@ -61,11 +61,18 @@ pub struct Scenario {
 impl Scenario {
     /// Runs it, with `on` in the register `msr` and 0 in it afterwards.
     pub fn run(&self, msr: u32, on: u64) {
+        self.run_then(msr, on, || ());
+    }
+
+    /// Runs it, and right behind it `then`, with few branches in between.
+    pub fn run_then<T>(&self, msr: u32, on: u64, then: impl FnOnce() -> T) -> T {
         // SAFETY: the code keeps what the calling convention wants kept.
         unsafe { (self.code)(msr, on) }
+        let result = then();
         for vector in [1, 3, 6, 13, 14, traps::SOFTWARE, traps::LOCAL, traps::NMI] {
             traps::restore(vector);
         }
+        result
     }
 
     /// Its branches, in order.

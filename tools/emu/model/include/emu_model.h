@@ -65,8 +65,11 @@ struct emu_machine *emu_machine_load(const char *path, char *error, size_t size)
 bool emu_machine_is(const struct emu_machine *machine, const char *model,
                     uint32_t count, uint32_t ips);
 
+/* Whether the machine has the architectural LBR. */
+bool emu_machine_has_arch_lbr(const struct emu_machine *machine);
+
 /* Changes what CPUID returns for a leaf. */
-void emu_cpuid(const struct emu_machine *machine, uint32_t leaf,
+void emu_cpuid(const struct emu_machine *machine, uint32_t leaf, uint32_t subleaf,
                struct emu_registers *registers);
 
 /* The next number for RDRAND and RDSEED. */
@@ -115,8 +118,20 @@ int emu_wrmsr(struct emu_cpu *cpu, uint32_t index, uint64_t value,
 int emu_rdpmc(struct emu_cpu *cpu, uint32_t ecx, uint64_t *value,
               struct emu_now now);
 
-/* Whether IA32_DEBUGCTL or IA32_PERF_GLOBAL_CTRL takes this value. */
+/* Whether IA32_DEBUGCTL, IA32_LBR_CTL or IA32_PERF_GLOBAL_CTRL takes this value. */
 bool emu_is_loadable(const struct emu_cpu *cpu, uint32_t index, uint64_t value);
+
+/*
+ * XSAVE state component 15 of a machine with the architectural LBR, in
+ * quadwords.  emu_lbr_xrstor() loads it, or with NULL its initial configuration,
+ * at the end of an instruction; false: #GP(0), and nothing has changed.
+ */
+#define EMU_LBR_AREA 101
+
+bool emu_lbr_xinuse(const struct emu_cpu *cpu);
+void emu_lbr_xsave(const struct emu_cpu *cpu, uint64_t area[EMU_LBR_AREA]);
+bool emu_lbr_xrstor(struct emu_cpu *cpu, const uint64_t area[EMU_LBR_AREA],
+                    struct emu_now now);
 
 #ifdef __cplusplus
 }

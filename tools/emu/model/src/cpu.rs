@@ -4,8 +4,9 @@
 use crate::branch::{Kind, Taken};
 use crate::debugctl;
 use crate::events;
-use crate::lbr::Lbr;
-use crate::machine::{Lbr as LbrDescription, LbrFormat, Machine};
+use crate::lbr::architectural::{self, Architectural, AREA};
+use crate::lbr::{Circumstances, Lbr};
+use crate::machine::Machine;
 use crate::msr::{self, checked, is_foreign, Access, Fault};
 use crate::pmu::{Overflow, Pmu, Register, CTR_FRZ, LBR_FRZ};
 use crate::predict::Predictor;
@@ -37,11 +38,15 @@ pub struct LogicalCpu {
     pmu: Pmu,
     lbr: Lbr,
     predictor: Predictor,
-    format: LbrFormat,
+    perf_capabilities: u64,
+    /// IA32_DEBUGCTL.LBR is the switch of the records, not a bit that reads 0.
+    legacy_lbr: bool,
     microcode: u32,
     misc_enable: u64,
     debugctl: u64,
     user: bool,
+    /// Core cycle at which the privilege level changed the last time.
+    level_changed: u64,
     in_smm: bool,
     interrupt: bool,
 }
@@ -49,16 +54,19 @@ pub struct LogicalCpu {
 impl LogicalCpu {
     /// A CPU of this machine, as after power-up.
     pub fn new(machine: &Machine) -> Self {
-        let LbrDescription::Legacy { depth, format } = machine.lbr;
         Self {
             pmu: Pmu::new(&machine.pmu),
-            lbr: Lbr::new(depth, format),
+            lbr: Lbr::new(&machine.lbr),
             predictor: Predictor::default(),
-            format,
+            perf_capabilities: u64::from(machine.lbr.format_encoding())
+                | PERF_CAP_FREEZE_WHILE_SMM
+                | PERF_CAP_FULL_WIDTH_WRITE,
+            legacy_lbr: !machine.lbr.is_architectural(),
             microcode: machine.cpu.microcode,
             misc_enable: MISC_ENABLE,
             debugctl: 0,
             user: false,
+            level_changed: 0,
             in_smm: false,
             interrupt: false,
         }
@@ -72,6 +80,7 @@ impl LogicalCpu {
             self.lbr.reset();
             self.misc_enable = MISC_ENABLE;
         }
+        self.lbr.stop();
         self.debugctl = 0;
         self.interrupt = false;
         self.set_smm(false);
@@ -91,6 +100,7 @@ impl LogicalCpu {
     /// executes the handler, and does not record the exception.
     pub fn debug_exception(&mut self) {
         self.debugctl &= !(debugctl::LBR | debugctl::BTF);
+        self.lbr.stop();
     }
 
     /// Core cycle at which [`LogicalCpu::advance`] must be called at the latest.
@@ -106,7 +116,7 @@ impl LogicalCpu {
 
     fn records(&self) -> bool {
         let stopped = self.in_smm && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0;
-        self.debugctl & debugctl::LBR != 0 && !stopped && !self.pmu.lbr_frozen()
+        self.lbr.is_enabled(self.debugctl) && !stopped && !self.pmu.lbr_frozen()
     }
 
     /// Time has passed.
@@ -115,26 +125,33 @@ impl LogicalCpu {
         self.overflowed(overflow);
     }
 
-    /// SDM, "Streamlined Freeze_LBR_On_PMI" and "Streamlined
-    /// Freeze_PerfMon_On_PMI".
     fn overflowed(&mut self, overflow: Overflow) {
         if !overflow.interrupt {
             return;
         }
         self.interrupt = true;
-        let mut freeze = 0;
-        if self.debugctl & debugctl::FREEZE_LBRS_ON_PMI != 0 {
-            freeze |= LBR_FRZ;
+        let lbr = self.debugctl & debugctl::FREEZE_LBRS_ON_PMI != 0;
+        let counters = self.debugctl & debugctl::FREEZE_PERFMON_ON_PMI != 0;
+        if self.pmu.streamlined() {
+            let bit = |wanted, bit| if wanted { bit } else { 0 };
+            self.pmu.freeze(bit(lbr, LBR_FRZ) | bit(counters, CTR_FRZ));
+            return;
         }
-        if self.debugctl & debugctl::FREEZE_PERFMON_ON_PMI != 0 {
-            freeze |= CTR_FRZ;
+        // Legacy freezing takes the switches back.
+        if lbr {
+            self.debugctl &= !debugctl::LBR;
         }
-        self.pmu.freeze(freeze);
+        if counters {
+            self.pmu.write(Register::GlobalControl, 0);
+        }
     }
 
     /// The privilege level changes at `now`.
     pub fn set_user(&mut self, user: bool, now: Now) {
         self.advance(now);
+        if user != self.user {
+            self.level_changed = now.cycles;
+        }
         self.user = user;
         self.pmu.set_user(user);
     }
@@ -142,6 +159,7 @@ impl LogicalCpu {
     /// SMM is entered or left at `now`.
     pub fn smm(&mut self, inside: bool, now: Now) {
         self.advance(now);
+        self.lbr.smm(inside);
         self.set_smm(inside);
     }
 
@@ -156,8 +174,19 @@ impl LogicalCpu {
     pub fn taken(&mut self, branch: &Taken, cycles: u64) -> bool {
         let mispredicted = self.predictor.taken(branch);
         let mut pulses = events::taken(branch.kind, mispredicted);
-        if self.records() && self.lbr.branch(branch, self.user, mispredicted, cycles) {
-            pulses |= events::LBR_INSERT;
+        if self.records() {
+            // The level changed with this branch, or with none.
+            let crossed = self.level_changed.saturating_add(1) == cycles
+                && matches!(branch.kind, Kind::Far | Kind::Event);
+            let how = Circumstances {
+                user: self.user,
+                from_user: self.user != crossed,
+                mispredicted,
+                cycles,
+            };
+            if self.lbr.branch(branch, how) {
+                pulses |= events::LBR_INSERT;
+            }
         }
         self.pulse(pulses)
     }
@@ -188,9 +217,7 @@ impl LogicalCpu {
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
             msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
             msr::IA32_DEBUGCTL => Ok(self.debugctl),
-            msr::IA32_PERF_CAPABILITIES => Ok(u64::from(self.format.encoding())
-                | PERF_CAP_FREEZE_WHILE_SMM
-                | PERF_CAP_FULL_WIDTH_WRITE),
+            msr::IA32_PERF_CAPABILITIES => Ok(self.perf_capabilities),
             _ => match (self.lbr.read(index), self.pmu.locate(index)) {
                 (Some(result), _) => result,
                 (None, Some(register)) => Ok(self.pmu.read(register)),
@@ -227,6 +254,9 @@ impl LogicalCpu {
 
     fn set_debugctl(&mut self, value: u64) -> Access<()> {
         self.debugctl = checked(value, debugctl::VALID)?;
+        if !self.legacy_lbr {
+            self.debugctl &= !debugctl::LBR;
+        }
         self.set_smm(self.in_smm);
         Ok(())
     }
@@ -242,13 +272,44 @@ impl LogicalCpu {
     }
 
     /// Whether a VM entry or exit may load `value` into this register: of
-    /// IA32_DEBUGCTL and IA32_PERF_GLOBAL_CTRL no reserved bit.
+    /// IA32_DEBUGCTL, IA32_LBR_CTL and IA32_PERF_GLOBAL_CTRL no reserved bit.
     pub fn is_loadable(&self, index: u32, value: u64) -> bool {
         match index {
             msr::IA32_DEBUGCTL => value & !debugctl::VALID == 0,
+            msr::IA32_LBR_CTL => value & !architectural::CTL_VALID == 0,
             msr::IA32_PERF_GLOBAL_CTRL => self.pmu.check(Register::GlobalControl, value).is_ok(),
             _ => false,
         }
+    }
+}
+
+impl LogicalCpu {
+    /// XSAVES of state component 15; `None` if the machine has none.
+    pub fn xsave(&self) -> Option<[u64; AREA]> {
+        Some(self.lbr.architectural()?.save())
+    }
+
+    /// XRSTORS of state component 15, or of its initial configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if the machine has none, or the area a value that does not exist.
+    pub fn xrstor(&mut self, area: Option<&[u64; AREA]>) -> Access<()> {
+        let lbr = self.lbr.architectural_mut().ok_or(Fault)?;
+        match area {
+            Some(area) => lbr.restore(area),
+            None => {
+                lbr.initialise();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether state component 15 is in another than its initial configuration.
+    pub fn is_xinuse(&self) -> bool {
+        self.lbr
+            .architectural()
+            .is_some_and(Architectural::is_in_use)
     }
 }
 

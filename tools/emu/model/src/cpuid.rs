@@ -2,7 +2,7 @@
 //! The CPUID leaves that follow from the machine description (SDM vol. 2,
 //! "CPUID"); the emulator's CPU model answers the others.
 
-use crate::machine::Machine;
+use crate::machine::{Lbr, Machine};
 
 /// The registers that CPUID returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,28 +27,45 @@ const PDCM: u32 = 1 << 15;
 const ARCHITECTURAL_EVENTS: u32 = 7;
 const ABSENT_EVENTS: u32 = 1 << 3 | 1 << 4; // last-level cache references, misses
 
-/// Changes what the emulator's CPU model answers for `leaf`.
-pub fn amend(machine: &Machine, leaf: u32, registers: &mut Registers) {
+/// Leaf 0AH, EDX: AnyThread is deprecated.
+const ANY_THREAD_DEPRECATED: u32 = 1 << 15;
+
+/// Leaf 07H, EDX: architectural LBR.
+const ARCH_LBR: u32 = 1 << 19;
+/// Leaf 1CH, EAX: addresses are linear ones.
+const LINEAR: u32 = 1 << 31;
+
+/// Changes what the emulator's CPU model answers for `leaf` and `subleaf`.
+pub fn amend(machine: &Machine, leaf: u32, subleaf: u32, registers: &mut Registers) {
     let pmu = &machine.pmu;
-    match leaf {
-        0x01 => {
+    match (leaf, subleaf) {
+        (0x01, _) => {
             registers.ecx = (registers.ecx | PDCM) & !DEBUG_STORE_ECX;
             registers.edx &= !DEBUG_STORE_EDX;
         }
-        0x0a => {
+        (0x07, 0) => {
+            registers.edx &= !ARCH_LBR;
+            if machine.lbr.is_architectural() {
+                registers.edx |= ARCH_LBR;
+            }
+        }
+        (0x0a, _) => {
+            let v5 = pmu.version >= 5;
             *registers = Registers {
                 eax: u32::from(pmu.version)
                     | u32::from(pmu.general_counters) << 8
                     | u32::from(pmu.counter_bits) << 16
                     | ARCHITECTURAL_EVENTS << 24,
                 ebx: ABSENT_EVENTS,
-                ecx: 0,
-                edx: u32::from(pmu.fixed_counters) | u32::from(pmu.counter_bits) << 5,
+                ecx: if v5 { (1 << pmu.fixed_counters) - 1 } else { 0 },
+                edx: u32::from(pmu.fixed_counters)
+                    | u32::from(pmu.counter_bits) << 5
+                    | if v5 { ANY_THREAD_DEPRECATED } else { 0 },
             };
         }
         // No ratio of TSC and crystal clock: leaf 16H has the frequency.
-        0x15 => *registers = Registers::default(),
-        0x16 => {
+        (0x15, _) => *registers = Registers::default(),
+        (0x16, _) => {
             let mhz = machine.cpu.ips / 1_000_000;
             *registers = Registers {
                 eax: mhz,
@@ -57,14 +74,32 @@ pub fn amend(machine: &Machine, leaf: u32, registers: &mut Registers) {
                 edx: 0,
             };
         }
+        (0x1c, _) => *registers = last_branch_records(&machine.lbr),
         _ => {}
+    }
+}
+
+fn last_branch_records(lbr: &Lbr) -> Registers {
+    let Lbr::Architectural { depths } = lbr else {
+        return Registers::default();
+    };
+    Registers {
+        // Bit n: depth 8 * (n + 1).
+        eax: depths.iter().fold(LINEAR, |bits, depth| {
+            bits | 1 << (depth / 8).saturating_sub(1)
+        }),
+        // Filters by level and by type, call-stack mode.
+        ebx: 0b111,
+        // Mispredictions, cycles, types in IA32_LBR_x_INFO.
+        ecx: 0b111,
+        edx: 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::tests::skylake;
+    use crate::machine::tests::{haswell, icelake, sapphire_rapids, skylake};
 
     #[test]
     fn skylake_leaves() {
@@ -79,17 +114,41 @@ mod tests {
             (0x00, [u32::MAX; 4]),
             (0x01, [u32::MAX, u32::MAX, 0xffff_ffeb, 0xffdf_ffff]),
             (0x0a, [0x0730_0404, 0x18, 0, 0x603]),
+            (0x07, [u32::MAX, u32::MAX, u32::MAX, 0xfff7_ffff]),
+            (0x1c, [0; 4]),
             (0x15, [0; 4]),
             (0x16, [100, 100, 100, 0]),
         ];
         for (leaf, [eax, ebx, ecx, edx]) in rows {
             let mut registers = all;
-            amend(&skylake(), leaf, &mut registers);
+            amend(&skylake(), leaf, 0, &mut registers);
             assert_eq!(
                 registers,
                 Registers { eax, ebx, ecx, edx },
                 "leaf {leaf:#x}"
             );
         }
+    }
+
+    #[test]
+    fn leaves_of_the_other_machines() {
+        let rows = [
+            (haswell(), 0x0a, [0x0730_0803, 0x18, 0, 0x603]),
+            (haswell(), 0x07, [0, 0, 0, 0]),
+            (icelake(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
+            (icelake(), 0x1c, [0; 4]),
+            (sapphire_rapids(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
+            (sapphire_rapids(), 0x07, [0, 0, 0, 1 << 19]),
+            (sapphire_rapids(), 0x1c, [0x8000_000b, 7, 7, 0]),
+        ];
+        for (machine, leaf, [eax, ebx, ecx, edx]) in rows {
+            let mut registers = Registers::default();
+            amend(&machine, leaf, 0, &mut registers);
+            let expected = Registers { eax, ebx, ecx, edx };
+            assert_eq!(registers, expected, "{} {leaf:#x}", machine.description);
+        }
+        let mut other = Registers::default();
+        amend(&sapphire_rapids(), 0x07, 1, &mut other);
+        assert_eq!(other, Registers::default());
     }
 }

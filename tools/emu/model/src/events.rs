@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a counter counts (SDM, "Performance Monitoring": "Architectural
-//! Performance Monitoring", and the event list of Skylake).
+//! Performance Monitoring", and the event lists of the cores).
 
 use crate::branch::Kind;
 
@@ -14,9 +14,13 @@ const COND_TAKEN: Pulses = 1 << 0;
 const COND_NOT_TAKEN: Pulses = 1 << 1;
 const CALL: Pulses = 1 << 2;
 const RETURN: Pulses = 1 << 3;
-const OTHER_NEAR: Pulses = 1 << 4;
+const DIRECT_JUMP: Pulses = 1 << 4;
 const FAR: Pulses = 1 << 5;
-const NEAR_TAKEN: Pulses = COND_TAKEN | CALL | RETURN | OTHER_NEAR;
+const INDIRECT_JUMP: Pulses = 1 << 6;
+const INDIRECT_CALL: Pulses = 1 << 7;
+const ANY_CALL: Pulses = CALL | INDIRECT_CALL;
+const INDIRECT: Pulses = INDIRECT_JUMP | INDIRECT_CALL;
+const NEAR_TAKEN: Pulses = COND_TAKEN | ANY_CALL | RETURN | DIRECT_JUMP | INDIRECT_JUMP;
 const CONDITIONAL: Pulses = COND_TAKEN | COND_NOT_TAKEN;
 const ALL: Pulses = NEAR_TAKEN | COND_NOT_TAKEN | FAR;
 const MISPREDICTED_SHIFT: u32 = 8;
@@ -33,9 +37,11 @@ pub fn not_taken(mispredicted: bool) -> Pulses {
 pub fn taken(kind: Kind, mispredicted: bool) -> Pulses {
     let class = match kind {
         Kind::Conditional => COND_TAKEN,
-        Kind::RelativeCall | Kind::IndirectCall => CALL,
+        Kind::RelativeCall => CALL,
+        Kind::IndirectCall => INDIRECT_CALL,
         Kind::Return => RETURN,
-        Kind::RelativeJump | Kind::IndirectJump => OTHER_NEAR,
+        Kind::RelativeJump => DIRECT_JUMP,
+        Kind::IndirectJump => INDIRECT_JUMP,
         Kind::Far => FAR,
         Kind::Event => 0,
     };
@@ -61,26 +67,38 @@ pub enum Source {
     Instructions,
     /// Cycles in which no instruction retired.
     IdleCycles,
+    /// Slots of the pipeline in unhalted core cycles.
+    Slots,
     /// One per moment at which something of the set happens.
     Pulses(Pulses),
 }
 
 /// The fixed-function counters.
-pub const FIXED: [Source; 3] = [Source::Instructions, Source::Cycles, Source::Cycles];
+pub const FIXED: [Source; 4] = [
+    Source::Instructions,
+    Source::Cycles,
+    Source::Cycles,
+    Source::Slots,
+];
+
+/// The version from which on a core tells conditional branches that were taken from
+/// those that were not, by bits of the unit mask of their own.
+const SPLITS_CONDITIONALS: u8 = 5;
 
 /// IA32_PERFEVTSELx: edge detect.
 pub const EDGE: u64 = 1 << 18;
 /// IA32_PERFEVTSELx: invert the comparison with the counter mask.
 pub const INVERT: u64 = 1 << 23;
 
-/// What a general counter with this IA32_PERFEVTSELx counts.
+/// What a general counter with this IA32_PERFEVTSELx counts on a core with this
+/// version of architectural performance monitoring.
 ///
 /// At most one thing of a kind happens per cycle, so a counter mask above one
 /// is never reached.  Edge detection sees no edge in cycles and instructions,
 /// which are contiguous.
-pub fn selected(evtsel: u64) -> Source {
+pub fn selected(evtsel: u64, version: u8) -> Source {
     let [event, umask, _, cmask, ..] = evtsel.to_le_bytes();
-    let source = unit(event, umask);
+    let source = unit(event, umask, version);
     let source = match (cmask, evtsel & INVERT != 0, source) {
         (_, _, Source::Nothing) => Source::Nothing,
         (0 | 1, false, source) => source,
@@ -97,14 +115,16 @@ pub fn selected(evtsel: u64) -> Source {
     }
 }
 
-fn unit(event: u8, umask: u8) -> Source {
+fn unit(event: u8, umask: u8, version: u8) -> Source {
     match (event, umask) {
         // CPU_CLK_UNHALTED.THREAD_P and .REF_XCLK
         (0x3c, 0x00 | 0x01) => Source::Cycles,
         // INST_RETIRED.ANY_P and .PREC_DIST
         (0xc0, 0x00 | 0x01) => Source::Instructions,
-        (0xc4, _) => branches(umask),
-        (0xc5, _) => match branches(umask) {
+        // TOPDOWN.SLOTS_P
+        (0xa4, 0x01) if version >= SPLITS_CONDITIONALS => Source::Slots,
+        (0xc4, _) => branches(umask, version),
+        (0xc5, _) => match branches(umask, version) {
             Source::Pulses(classes) => Source::Pulses(classes << MISPREDICTED_SHIFT),
             other => other,
         },
@@ -115,19 +135,21 @@ fn unit(event: u8, umask: u8) -> Source {
 }
 
 /// BR_INST_RETIRED.* and BR_MISP_RETIRED.*
-fn branches(umask: u8) -> Source {
-    const UNITS: [(u8, Pulses); 6] = [
-        (0x01, CONDITIONAL),
-        (0x02, CALL),
+fn branches(umask: u8, version: u8) -> Source {
+    let split = version >= SPLITS_CONDITIONALS;
+    let units = [
+        (0x01, if split { COND_TAKEN } else { CONDITIONAL }),
+        (0x02, ANY_CALL),
         (0x08, RETURN),
         (0x10, COND_NOT_TAKEN),
         (0x20, NEAR_TAKEN),
         (0x40, FAR),
+        (0x80, if split { INDIRECT } else { 0 }),
     ];
     if umask == 0 {
         return Source::Pulses(ALL);
     }
-    let classes = UNITS
+    let classes = units
         .iter()
         .filter(|(bit, _)| umask & bit != 0)
         .fold(0, |classes, (_, unit)| classes | unit);
@@ -143,7 +165,7 @@ mod tests {
     use super::*;
 
     fn counts(evtsel: u64, pulses: Pulses) -> bool {
-        match selected(evtsel) {
+        match selected(evtsel, 4) {
             Source::Pulses(set) => set & pulses != 0,
             other => panic!("{other:?}"),
         }
@@ -169,7 +191,7 @@ mod tests {
             (0x0004_00c0, Source::Nothing),                 // edge
         ];
         for (evtsel, source) in rows {
-            assert_eq!(selected(evtsel), source, "{evtsel:#x}");
+            assert_eq!(selected(evtsel, 4), source, "{evtsel:#x}");
         }
     }
 
@@ -208,6 +230,26 @@ mod tests {
         assert!(counts(0x01c5, taken(Kind::Conditional, true)));
         assert!(!counts(0x02c5, taken(Kind::Conditional, true)));
         assert!(counts(0x4_00c4, not_taken(false)), "each branch is an edge");
+    }
+
+    #[test]
+    fn version_5_splits_conditionals_and_names_indirect_branches() {
+        let classes = |evtsel| match selected(evtsel, 5) {
+            Source::Pulses(set) => set,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(classes(0x01c4), COND_TAKEN);
+        assert_eq!(classes(0x10c4), COND_NOT_TAKEN);
+        assert_eq!(classes(0x11c4), CONDITIONAL);
+        assert_eq!(classes(0x80c4), INDIRECT_JUMP | INDIRECT_CALL);
+        assert_eq!(classes(0x11c5), CONDITIONAL << MISPREDICTED_SHIFT);
+        assert_eq!(selected(0x80c4, 4), Source::Nothing);
+    }
+
+    #[test]
+    fn slots_are_counted_from_version_5_on() {
+        assert_eq!(selected(0x01a4, 5), Source::Slots);
+        assert_eq!(selected(0x01a4, 4), Source::Nothing);
     }
 
     #[test]

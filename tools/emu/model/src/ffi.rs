@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::branch::{Kind, Taken};
 use crate::cpu::{LogicalCpu, Reset};
 use crate::cpuid::{self, Registers};
+use crate::lbr::architectural::AREA;
 use crate::machine::Machine;
 use crate::msr::Access;
 use crate::random::Random;
@@ -135,11 +136,12 @@ pub unsafe extern "C" fn emu_machine_is(
 pub unsafe extern "C" fn emu_cpuid(
     machine: *const MachineHandle,
     leaf: u32,
+    subleaf: u32,
     registers: *mut Registers,
 ) {
     // SAFETY: the caller passes a live machine and valid registers.
     let (machine, registers) = unsafe { (&(*machine).machine, &mut *registers) };
-    cpuid::amend(machine, leaf, registers);
+    cpuid::amend(machine, leaf, subleaf, registers);
 }
 
 /// See the header.
@@ -351,4 +353,59 @@ pub unsafe extern "C" fn emu_rdpmc(cpu: *mut Handle, ecx: u32, value: *mut u64, 
 pub unsafe extern "C" fn emu_is_loadable(cpu: *const Handle, index: u32, value: u64) -> bool {
     // SAFETY: the caller passes a live CPU.
     unsafe { &(*cpu).cpu }.is_loadable(index, value)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_machine_has_arch_lbr(machine: *const MachineHandle) -> bool {
+    // SAFETY: the caller passes a live machine.
+    unsafe { &(*machine).machine }.lbr.is_architectural()
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_lbr_xinuse(cpu: *const Handle) -> bool {
+    // SAFETY: the caller passes a live CPU.
+    unsafe { &(*cpu).cpu }.is_xinuse()
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`, `area` have room for the state component.
+#[no_mangle]
+pub unsafe extern "C" fn emu_lbr_xsave(cpu: *const Handle, area: *mut [u64; AREA]) {
+    // SAFETY: the caller passes a live CPU and a valid area.
+    let (cpu, area) = unsafe { (&(*cpu).cpu, &mut *area) };
+    if let Some(state) = cpu.xsave() {
+        *area = state;
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`; `area` must be NULL or a state component.
+#[no_mangle]
+pub unsafe extern "C" fn emu_lbr_xrstor(
+    cpu: *mut Handle,
+    area: *const [u64; AREA],
+    now: Now,
+) -> bool {
+    // SAFETY: the caller passes a live CPU, and an area or NULL.
+    let (handle, area) = unsafe { (&mut *cpu, area.as_ref()) };
+    handle.cpu.advance(now);
+    let result = handle.cpu.xrstor(area);
+    handle.publish();
+    result.is_ok()
 }

@@ -55,18 +55,21 @@ pub struct Memory {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Pmu {
-    /// Version: 4.
+    /// Version: 3 (Haswell), 4 (Skylake) or 5 (Ice Lake on).
     pub version: u8,
     /// General-purpose counters, 1 to 8.
     pub general_counters: u8,
-    /// Fixed-function counters, 1 to 3.
+    /// Fixed-function counters, 1 to 4; the fourth counts slots.
     pub fixed_counters: u8,
     /// Width of every counter in bits, 33 to 48.
     pub counter_bits: u8,
+    /// Slots of the pipeline per cycle, 1 to 8; 0 if no counter counts them.
+    #[serde(default)]
+    pub slots_per_cycle: u8,
 }
 
 /// The kind of last branch records.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Lbr {
     /// Model-specific records (LBR_SELECT, LBR_TOS).
@@ -76,12 +79,43 @@ pub enum Lbr {
         /// Their format.
         format: LbrFormat,
     },
+    /// Architectural records (IA32_LBR_CTL, IA32_LBR_DEPTH).
+    Architectural {
+        /// The numbers of records that software can choose from, ascending: 8, 16
+        /// and 32 or some of them.
+        depths: Vec<u8>,
+    },
 }
 
-/// IA32_PERF_CAPABILITIES.LBR_FMT.
+impl Lbr {
+    /// The value of IA32_PERF_CAPABILITIES.LBR_FMT.
+    pub fn format_encoding(&self) -> u8 {
+        match self {
+            Self::Legacy { format, .. } => format.encoding(),
+            Self::Architectural { .. } => 0x3f,
+        }
+    }
+
+    /// The largest number of records.
+    pub fn depth(&self) -> u8 {
+        match self {
+            Self::Legacy { depth, .. } => *depth,
+            Self::Architectural { depths } => depths.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// Whether the records are architectural.
+    pub fn is_architectural(&self) -> bool {
+        matches!(self, Self::Architectural { .. })
+    }
+}
+
+/// The format of model-specific records.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum LbrFormat {
+    /// FROM has a flag for a misprediction in bit 63.
+    EipFlags2,
     /// FROM and TO are linear addresses, INFO has flags and cycles.
     Info,
 }
@@ -90,6 +124,7 @@ impl LbrFormat {
     /// The value of IA32_PERF_CAPABILITIES.LBR_FMT.
     pub fn encoding(self) -> u8 {
         match self {
+            Self::EipFlags2 => 4,
             Self::Info => 5,
         }
     }
@@ -162,7 +197,30 @@ impl Machine {
     }
 
     fn check(&self, path: &Path) -> Result<(), MachineError> {
-        let Lbr::Legacy { depth, .. } = &self.lbr;
+        let depth_ok = |depth: &u8| matches!(depth, 8 | 16 | 32);
+        let (lbr_key, lbr_value, lbr_ok, lbr_allowed) = match &self.lbr {
+            Lbr::Legacy { depth, .. } => (
+                "lbr.depth",
+                depth.to_string(),
+                depth_ok(depth),
+                "8, 16 or 32",
+            ),
+            Lbr::Architectural { depths } => (
+                "lbr.depths",
+                format!("{depths:?}"),
+                !depths.is_empty()
+                    && depths.is_sorted_by(|a, b| a < b)
+                    && depths.iter().all(depth_ok),
+                "8, 16 and 32 or some of them, ascending",
+            ),
+        };
+        let (versions, version_allowed) = if self.lbr.is_architectural() {
+            (4..=5, "4 or 5 with the architectural LBR")
+        } else {
+            (3..=5, "3 to 5")
+        };
+        let slots = self.pmu.slots_per_cycle;
+        let slots_ok = (self.pmu.fixed_counters > 3) == (slots > 0) && slots <= 8;
         let ips_ok = (1_000_000..=4_000_000_000).contains(&self.cpu.ips)
             && self.cpu.ips.is_multiple_of(1_000_000);
         let model_ok = !self.cpu.model.is_empty()
@@ -172,18 +230,20 @@ impl Machine {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_');
         #[rustfmt::skip]
-        let rules: [(bool, &str, &dyn std::fmt::Display, &str); 9] = [
+        let rules: [(bool, &str, &dyn std::fmt::Display, &str); 10] = [
             (model_ok, "cpu.model", &self.cpu.model, "a name of letters, digits and _"),
             ((1..=4).contains(&self.cpu.count), "cpu.count", &self.cpu.count, "1 to 4"),
             (ips_ok, "cpu.ips", &self.cpu.ips, "a multiple of 1000000, at most 4000000000"),
             ((64..=16384).contains(&self.memory.mib), "memory.mib", &self.memory.mib, "64 to 16384"),
-            (self.pmu.version == 4, "pmu.version", &self.pmu.version, "4"),
+            (versions.contains(&self.pmu.version), "pmu.version", &self.pmu.version, version_allowed),
             ((1..=8).contains(&self.pmu.general_counters), "pmu.general_counters", &self.pmu.general_counters, "1 to 8"),
-            ((1..=3).contains(&self.pmu.fixed_counters), "pmu.fixed_counters", &self.pmu.fixed_counters, "1 to 3"),
+            ((1..=4).contains(&self.pmu.fixed_counters), "pmu.fixed_counters", &self.pmu.fixed_counters, "1 to 4"),
             ((33..=48).contains(&self.pmu.counter_bits), "pmu.counter_bits", &self.pmu.counter_bits, "33 to 48"),
-            (matches!(depth, 8 | 16 | 32), "lbr.depth", depth, "8, 16 or 32"),
+            (slots_ok, "pmu.slots_per_cycle", &slots, "1 to 8 with a fourth fixed counter, else 0"),
+            (lbr_ok, lbr_key, &lbr_value, lbr_allowed),
         ];
-        match rules.into_iter().find(|(ok, ..)| !ok) {
+        let broken = rules.into_iter().find(|(ok, ..)| !ok);
+        match broken {
             None => Ok(()),
             Some((_, key, value, allowed)) => Err(MachineError::Value {
                 path: path.into(),
@@ -206,8 +266,22 @@ pub(crate) mod tests {
 
     const SKYLAKE: &str = include_str!("../../machines/skylake.toml");
 
+    const SAPPHIRE_RAPIDS: &str = include_str!("../../machines/sapphire-rapids.toml");
+
+    pub(crate) fn haswell() -> Machine {
+        parse(include_str!("../../machines/haswell.toml")).unwrap()
+    }
+
     pub(crate) fn skylake() -> Machine {
         parse(SKYLAKE).unwrap()
+    }
+
+    pub(crate) fn icelake() -> Machine {
+        parse(include_str!("../../machines/icelake.toml")).unwrap()
+    }
+
+    pub(crate) fn sapphire_rapids() -> Machine {
+        parse(SAPPHIRE_RAPIDS).unwrap()
     }
 
     fn parse(text: &str) -> Result<Machine, String> {
@@ -228,6 +302,13 @@ pub(crate) mod tests {
         );
     }
 
+    fn refuses(text: &str, good: &str, bad: &str, message: &str) {
+        assert!(text.contains(good), "{good}");
+        let error = parse(&text.replace(good, bad)).unwrap_err();
+        assert!(error.contains(message), "{bad}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
     #[test]
     fn every_wrong_value_is_named() {
         for (good, bad, message) in [
@@ -237,7 +318,11 @@ pub(crate) mod tests {
             ("100_000_000", "1_500_000", "cpu.ips is 1500000"),
             ("100_000_000", "0", "cpu.ips is 0"),
             ("mib = 2048", "mib = 1", "memory.mib is 1"),
-            ("version = 4", "version = 3", "pmu.version is 3, must be 4"),
+            (
+                "version = 4",
+                "version = 2",
+                "pmu.version is 2, must be 3 to 5",
+            ),
             (
                 "general_counters = 4",
                 "general_counters = 9",
@@ -253,12 +338,31 @@ pub(crate) mod tests {
                 "counter_bits = 49",
                 "counter_bits is 49",
             ),
+            (
+                "fixed_counters = 3",
+                "fixed_counters = 4",
+                "pmu.slots_per_cycle is 0, must be 1 to 8 with a fourth",
+            ),
             ("depth = 32", "depth = 12", "lbr.depth is 12"),
         ] {
-            assert!(SKYLAKE.contains(good), "{good}");
-            let error = parse(&SKYLAKE.replace(good, bad)).unwrap_err();
-            assert!(error.contains(message), "{bad}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            refuses(SKYLAKE, good, bad, message);
+        }
+        for (good, bad, message) in [
+            ("[8, 16, 32]", "[]", "lbr.depths is [], must be"),
+            ("[8, 16, 32]", "[8, 24]", "lbr.depths is [8, 24], must be"),
+            ("[8, 16, 32]", "[16, 8]", "lbr.depths is [16, 8], must be"),
+            (
+                "slots_per_cycle = 6",
+                "slots_per_cycle = 9",
+                "pmu.slots_per_cycle is 9",
+            ),
+            (
+                "version = 5",
+                "version = 3",
+                "pmu.version is 3, must be 4 or 5 with the architectural LBR",
+            ),
+        ] {
+            refuses(SAPPHIRE_RAPIDS, good, bad, message);
         }
     }
 

@@ -13,6 +13,7 @@ pub const MSR_LASTBRANCH_TOS: u32 = 0x1c9;
 pub const IA32_DEBUGCTL: u32 = 0x1d9;
 pub const MSR_LER_FROM_LIP: u32 = 0x1dd;
 pub const MSR_LER_TO_LIP: u32 = 0x1de;
+pub const IA32_LER_INFO: u32 = 0x1e0;
 pub const IA32_FIXED_CTR0: u32 = 0x309;
 pub const IA32_PERF_CAPABILITIES: u32 = 0x345;
 pub const IA32_FIXED_CTR_CTRL: u32 = 0x38d;
@@ -25,6 +26,11 @@ pub const IA32_A_PMC0: u32 = 0x4c1;
 pub const MSR_LASTBRANCH_0_FROM_IP: u32 = 0x680;
 pub const MSR_LASTBRANCH_0_TO_IP: u32 = 0x6c0;
 pub const MSR_LBR_INFO_0: u32 = 0xdc0;
+pub const IA32_LBR_0_INFO: u32 = 0x1200;
+pub const IA32_LBR_CTL: u32 = 0x14ce;
+pub const IA32_LBR_DEPTH: u32 = 0x14cf;
+pub const IA32_LBR_0_FROM_IP: u32 = 0x1500;
+pub const IA32_LBR_0_TO_IP: u32 = 0x1600;
 
 /// The access faults: #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +46,12 @@ pub fn is_foreign(index: u32) -> bool {
     matches!(index,
         0x40..=0x47 | 0x60..=0x67              // LBR of Core
         | 0xc1..=0xc8 | 0x186..=0x18d          // general counters beyond the last
-        | 0x1db..=0x1dc | 0x1e0                // last branch of P6, LER_INFO
+        | 0x1c8..=0x1c9 | 0x1db..=0x1de | 0x1e0 // LBR_SELECT and TOS, last branch, LER
         | 0x309..=0x318 | 0x329                // fixed counters beyond the last, PERF_METRICS
+        | 0x391..=0x392                        // GLOBAL_STATUS_SET, GLOBAL_INUSE
         | 0x3f1 | 0x3f2                        // PEBS
         | 0x4c1..=0x4c8
-        | 0x6a9..=0x6bf | 0x6e2..=0x6ff | 0xde0..=0xdff // records beyond the last
+        | 0x680..=0x69f | 0x6a9..=0x6df | 0x6e2..=0x6ff | 0xdc0..=0xdff // model-specific LBR
         | 0x14ce..=0x14cf | 0x1200..=0x121f | 0x1500..=0x151f | 0x1600..=0x161f)
 }
 
@@ -52,6 +59,19 @@ pub fn is_foreign(index: u32) -> bool {
 pub fn is_canonical(address: u64) -> bool {
     let high = address >> 47;
     high == 0 || high == (1 << 17) - 1
+}
+
+/// `address` if it is canonical.
+///
+/// # Errors
+///
+/// [`Fault`] if it is not.
+pub fn canonical(address: u64) -> Access<u64> {
+    if is_canonical(address) {
+        Ok(address)
+    } else {
+        Err(Fault)
+    }
 }
 
 /// `value` if it has no bit outside of `valid`.

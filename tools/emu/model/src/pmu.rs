@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Architectural performance monitoring version 4 (SDM, "Performance
+//! Architectural performance monitoring, versions 3 to 5 (SDM, "Performance
 //! Monitoring": "Architectural Performance Monitoring").
 
 use crate::events::{self, Pulses, Source};
@@ -15,8 +15,11 @@ pub const OS: u64 = 1 << 17;
 pub const INT: u64 = 1 << 20;
 /// IA32_PERFEVTSELx: enable.
 pub const EN: u64 = 1 << 22;
+const ANY_THREAD: u64 = 1 << 21;
 // IN_TX and IN_TXCP need TSX.
 const EVTSEL_VALID: u64 = 0xffff_ffff;
+/// AnyThread of every fixed counter.
+const FIXED_ANY_THREAD: u64 = 0x4444;
 
 /// IA32_PERF_GLOBAL_STATUS: recording of branches is frozen.
 pub const LBR_FRZ: u64 = 1 << 58;
@@ -26,7 +29,7 @@ const OVF_UNCORE: u64 = 1 << 61;
 const OVF_DS: u64 = 1 << 62;
 const COND_CHGD: u64 = 1 << 63;
 // Bits 55 (trace ToPA) and 60 (ASCI) need Processor Trace and SGX.
-const STATUS_SETTABLE: u64 = LBR_FRZ | CTR_FRZ | OVF_UNCORE | OVF_DS;
+const STATUS_SETTABLE: u64 = OVF_UNCORE | OVF_DS;
 
 /// First fixed counter in the global registers.
 const FIXED_SHIFT: u32 = 32;
@@ -50,7 +53,7 @@ pub enum Register {
     GlobalControl,
     /// IA32_PERF_GLOBAL_STATUS
     Status,
-    /// IA32_PERF_GLOBAL_STATUS_RESET
+    /// IA32_PERF_GLOBAL_STATUS_RESET, before version 4 IA32_PERF_GLOBAL_OVF_CTRL
     StatusReset,
     /// IA32_PERF_GLOBAL_STATUS_SET
     StatusSet,
@@ -79,6 +82,8 @@ struct Counter {
 /// The counters of one logical CPU.
 #[derive(Clone, Debug)]
 pub struct Pmu {
+    version: u8,
+    slots_per_cycle: u8,
     general: usize,
     /// Largest value of a counter.
     mask: u64,
@@ -104,6 +109,8 @@ impl Pmu {
     pub fn new(description: &Description) -> Self {
         let general = usize::from(description.general_counters);
         let mut pmu = Self {
+            version: description.version,
+            slots_per_cycle: description.slots_per_cycle,
             general,
             mask: (1 << description.counter_bits) - 1,
             counters: Vec::new(),
@@ -155,6 +162,11 @@ impl Pmu {
         self.update();
     }
 
+    /// Whether an overflow freezes through IA32_PERF_GLOBAL_STATUS.
+    pub fn streamlined(&self) -> bool {
+        self.version >= 4
+    }
+
     /// Whether recording of branches is frozen.
     pub fn lbr_frozen(&self) -> bool {
         self.status & LBR_FRZ != 0
@@ -188,10 +200,12 @@ impl Pmu {
                 counter.runs && !matches!(counter.source, Source::Nothing | Source::Pulses(_))
             })
             .map(|counter| {
-                self.counted
-                    .cycles
-                    .saturating_add(self.mask - counter.value)
-                    .saturating_add(1)
+                let left = (self.mask - counter.value).saturating_add(1);
+                let per_cycle = match counter.source {
+                    Source::Slots => u64::from(self.slots_per_cycle).max(1),
+                    _ => 1,
+                };
+                self.counted.cycles.saturating_add(left.div_ceil(per_cycle))
             })
             .min()
             .unwrap_or(u64::MAX)
@@ -204,8 +218,12 @@ impl Pmu {
         if !self.level || passed == Now::default() {
             return Overflow::default();
         }
+        let slots = passed
+            .cycles
+            .saturating_mul(u64::from(self.slots_per_cycle));
         self.count(|source| match source {
             Source::Cycles => passed.cycles,
+            Source::Slots => slots,
             Source::Instructions => passed.instructions,
             Source::IdleCycles => passed.cycles.saturating_sub(passed.instructions),
             Source::Nothing | Source::Pulses(_) => 0,
@@ -285,8 +303,8 @@ impl Pmu {
             msr::IA32_PERF_GLOBAL_CTRL => Register::GlobalControl,
             msr::IA32_PERF_GLOBAL_STATUS => Register::Status,
             msr::IA32_PERF_GLOBAL_STATUS_RESET => Register::StatusReset,
-            msr::IA32_PERF_GLOBAL_STATUS_SET => Register::StatusSet,
-            msr::IA32_PERF_GLOBAL_INUSE => Register::InUse,
+            msr::IA32_PERF_GLOBAL_STATUS_SET if self.version >= 4 => Register::StatusSet,
+            msr::IA32_PERF_GLOBAL_INUSE if self.version >= 4 => Register::InUse,
             _ => {
                 if let Some(at) = self.general(index, msr::IA32_PERFEVTSEL0) {
                     Register::Select(at)
@@ -322,13 +340,19 @@ impl Pmu {
     /// [`Fault`] if it has reserved bits set or is read-only.
     pub fn check(&self, register: Register, value: u64) -> Access<()> {
         let fixed = self.counters.len() - self.general;
+        let frozen = if self.streamlined() {
+            LBR_FRZ | CTR_FRZ
+        } else {
+            0
+        };
+        let any_thread = if self.version >= 5 { 0 } else { u64::MAX };
         let valid = match register {
-            Register::FixedControl => (1 << (4 * fixed)) - 1,
+            Register::FixedControl => ((1 << (4 * fixed)) - 1) & (!FIXED_ANY_THREAD | any_thread),
             Register::GlobalControl => self.global_valid,
             Register::Status | Register::InUse => return Err(Fault),
-            Register::StatusReset => self.global_valid | STATUS_SETTABLE | COND_CHGD,
-            Register::StatusSet => self.global_valid | STATUS_SETTABLE,
-            Register::Select(_) => EVTSEL_VALID,
+            Register::StatusReset => self.global_valid | STATUS_SETTABLE | COND_CHGD | frozen,
+            Register::StatusSet => self.global_valid | STATUS_SETTABLE | frozen,
+            Register::Select(_) => EVTSEL_VALID & (!ANY_THREAD | any_thread),
             Register::LowHalf(_) => u64::MAX,
             Register::Counter(_) => self.mask,
         };
@@ -350,7 +374,7 @@ impl Pmu {
             Register::Select(at) => {
                 if let Some(counter) = self.counters.get_mut(at) {
                     counter.control = value;
-                    counter.source = events::selected(value);
+                    counter.source = events::selected(value, self.version);
                 }
             }
             // The low half, sign-extended.

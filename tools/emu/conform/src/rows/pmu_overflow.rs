@@ -280,10 +280,11 @@ fn freeze(report: &mut Report, facts: &Facts) {
         for n in 0..slots {
             wrmsr(msr::MSR_LASTBRANCH_0_FROM_IP + n, 0);
         }
-        scenario.run(IA32_PERF_GLOBAL_CTRL, counter.bit());
-        let after = rdmsr(msr::IA32_DEBUGCTL);
-        wrmsr(msr::IA32_DEBUGCTL, 0);
-        after
+        scenario.run_then(IA32_PERF_GLOBAL_CTRL, counter.bit(), || {
+            let after = rdmsr(msr::IA32_DEBUGCTL);
+            wrmsr(msr::IA32_DEBUGCTL, 0);
+            after
+        })
     };
     // Whether the second jump was recorded; branches of this program come later.
     let jumps = || {

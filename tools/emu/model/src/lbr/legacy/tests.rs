@@ -2,8 +2,17 @@
 use super::*;
 use proptest::prelude::*;
 
-fn lbr() -> Lbr {
-    Lbr::new(32, LbrFormat::Info)
+fn lbr() -> Legacy {
+    Legacy::new(32, LbrFormat::Info)
+}
+
+fn how(user: bool, mispredicted: bool, cycles: u64) -> Circumstances {
+    Circumstances {
+        user,
+        from_user: user,
+        mispredicted,
+        cycles,
+    }
 }
 
 fn taken(kind: Kind, from: u64, to: u64) -> Taken {
@@ -15,11 +24,11 @@ fn taken(kind: Kind, from: u64, to: u64) -> Taken {
     }
 }
 
-fn record(lbr: &mut Lbr, kind: Kind, from: u64) -> bool {
-    lbr.branch(&taken(kind, from, from + 0x100), false, false, 0)
+fn record(lbr: &mut Legacy, kind: Kind, from: u64) -> bool {
+    lbr.branch(&taken(kind, from, from + 0x100), how(false, false, 0))
 }
 
-fn froms(lbr: &Lbr) -> Vec<u64> {
+fn froms(lbr: &Legacy) -> Vec<u64> {
     lbr.newest_first()
         .map(|r| r.from)
         .take_while(|&from| from != 0)
@@ -60,7 +69,7 @@ fn select_suppresses_what_it_names() {
             for user in [false, true] {
                 let mut lbr = lbr();
                 lbr.write(msr::MSR_LBR_SELECT, select).unwrap().unwrap();
-                let recorded = lbr.branch(&taken(kind, 1, 2), user, false, 0);
+                let recorded = lbr.branch(&taken(kind, 1, 2), how(user, false, 0));
                 let suppressed = kinds.contains(&kind) && if user { ring3 } else { ring0 };
                 assert_eq!(recorded, !suppressed, "{select:#x} {kind:?} user {user}");
                 assert_eq!(froms(&lbr).len(), usize::from(recorded));
@@ -109,10 +118,10 @@ fn a_call_stack_holds_calls_only() {
 fn zero_length_calls_are_exempt_from_the_call_stack_only() {
     let mut lbr = lbr();
     let call = taken(Kind::RelativeCall, 0x10, 0x15);
-    assert!(lbr.branch(&call, false, false, 0));
+    assert!(lbr.branch(&call, how(false, false, 0)));
     lbr.write(msr::MSR_LBR_SELECT, CALLSTACK).unwrap().unwrap();
-    assert!(!lbr.branch(&call, false, false, 0));
-    assert!(lbr.branch(&taken(Kind::IndirectCall, 0x10, 0x15), false, false, 0));
+    assert!(!lbr.branch(&call, how(false, false, 0)));
+    assert!(lbr.branch(&taken(Kind::IndirectCall, 0x10, 0x15), how(false, false, 0)));
 }
 
 #[test]
@@ -130,9 +139,9 @@ fn suppressed_returns_do_not_pop() {
 fn info_has_cycles_and_prediction() {
     let mut lbr = lbr();
     let jump = taken(Kind::RelativeJump, 0x10, 0x20);
-    lbr.branch(&jump, false, false, 100);
-    lbr.branch(&jump, false, true, 107);
-    lbr.branch(&jump, false, false, 200_000);
+    lbr.branch(&jump, how(false, false, 100));
+    lbr.branch(&jump, how(false, true, 107));
+    lbr.branch(&jump, how(false, false, 200_000));
     let infos: Vec<_> = lbr.newest_first().take(3).map(|r| r.info).collect();
     assert_eq!(infos, [0xffff, INFO_MISPREDICTED | 7, 100]);
 }
@@ -141,9 +150,9 @@ fn info_has_cycles_and_prediction() {
 fn cycles_run_on_over_suppressed_branches() {
     let mut lbr = lbr();
     lbr.write(msr::MSR_LBR_SELECT, JCC).unwrap().unwrap();
-    lbr.branch(&taken(Kind::RelativeJump, 1, 2), false, false, 10);
-    lbr.branch(&taken(Kind::Conditional, 1, 2), false, false, 15);
-    lbr.branch(&taken(Kind::RelativeJump, 1, 2), false, false, 20);
+    lbr.branch(&taken(Kind::RelativeJump, 1, 2), how(false, false, 10));
+    lbr.branch(&taken(Kind::Conditional, 1, 2), how(false, false, 15));
+    lbr.branch(&taken(Kind::RelativeJump, 1, 2), how(false, false, 20));
     assert_eq!(lbr.newest_first().next().unwrap().info, 10);
 }
 
@@ -193,7 +202,7 @@ fn writes_keep_to_the_bits_that_exist() {
 
 #[test]
 fn registers_end_at_the_depth() {
-    let mut lbr = Lbr::new(16, LbrFormat::Info);
+    let mut lbr = Legacy::new(16, LbrFormat::Info);
     assert!(lbr.read(msr::MSR_LASTBRANCH_0_FROM_IP + 15).is_some());
     for beyond in [0x690, 0x6d0, 0xdd0, 0x1ca, 0x1d9] {
         assert_eq!(lbr.read(beyond), None, "{beyond:#x}");
@@ -210,7 +219,7 @@ proptest! {
         original.write(msr::MSR_LBR_SELECT, select).unwrap().unwrap();
         for (number, user, from) in steps {
             let kind = Kind::from_number(number).unwrap();
-            original.branch(&taken(kind, from, from + 9), user, from % 2 == 0, from);
+            original.branch(&taken(kind, from, from + 9), how(user, from % 2 == 0, from));
         }
         let mut copy = lbr();
         let indices = [msr::MSR_LBR_SELECT, msr::MSR_LASTBRANCH_TOS].into_iter()
