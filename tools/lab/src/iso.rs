@@ -9,6 +9,8 @@ use anyhow::{bail, Context, Result};
 
 const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
 const MODULES: &str = "/usr/lib/syslinux/modules/bios";
+/// The date of all on the medium: the same input is to be the same bytes.
+const DATE: &str = "2023111422132000";
 
 /// Writes `iso`, which boots `kernel` with the concatenated `initramfs` archives
 /// and the kernel command line `append`.
@@ -58,6 +60,8 @@ fn master(iso: &Path, kernel: &str, append: &str, files: &[(String, PathBuf)]) -
     command
         .args(["-as", "mkisofs", "-quiet", "-o"])
         .arg(iso)
+        .arg(format!("--modification-date={DATE}"))
+        .args(["--set_all_file_dates", DATE])
         .args(["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"])
         .args(["-boot-load-size", "4", "-boot-info-table", "-graft-points"]);
     for (name, path) in own.iter().chain(files) {
@@ -76,4 +80,26 @@ fn master(iso: &Path, kernel: &str, append: &str, files: &[(String, PathBuf)]) -
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn the_same_input_makes_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kernel, iso) = (folder.path().join("image"), folder.path().join("iso"));
+        let media = [SystemTime::UNIX_EPOCH, SystemTime::now()].map(|time| {
+            fs::write(&kernel, "kernel").unwrap();
+            let file = File::options().write(true).open(&kernel).unwrap();
+            file.set_modified(time).unwrap();
+            build(&iso, &kernel, &[], "quiet").unwrap();
+            fs::read(&iso).unwrap()
+        });
+        assert!(media[0] == media[1], "two media of the same files differ");
+    }
 }

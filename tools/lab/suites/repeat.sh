@@ -2,7 +2,7 @@
 #: about = "The machine does the same twice, to the byte"
 #: parts = ["perf"]
 #: kernels = ["kernel-vanilla"]
-#: machines = ["skylake"]
+#: machines = ["skylake", "skylake-smp"]
 #: seconds = 30
 #: twice = true
 
