@@ -284,6 +284,7 @@ pub fn suite(
     let files = Files::new(places, &format!("{}/{stem}-{kernel}", suite.name))?;
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
+    variables.push(("LAB_MACHINE".into(), stem.clone().into_owned()));
     let boot = Boot {
         machine,
         kernel,
