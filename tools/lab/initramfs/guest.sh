@@ -3,6 +3,11 @@
 # shell in the guest that takes commands through its second serial port.
 
 guests=/tmp/guests
+# IA32_PERF_CAPABILITIES.LBR_FMT of the host, which QEMU wants to be told.
+case ${LAB_MACHINE-} in
+haswell*) lbr_fmt=0x4 ;;
+*) lbr_fmt=0x5 ;;
+esac
 # What a QEMU command line starts with; options of guest_start come after it.
 qemu="qemu-system-x86_64 -M pc,accel=kvm -m 256 -nodefaults -nographic -no-reboot"
 qemu="$qemu -L /usr/share/qemu -kernel /guest/bzImage -initrd /tmp/guest.cpio"

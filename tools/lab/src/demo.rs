@@ -91,13 +91,14 @@ fn call_graph(transcript: &Transcript, side: &str) -> Vec<String> {
     }
 }
 
-/// The tests that the lab itself adds to a suite with `verdict = "profile"`.
-pub fn verdicts(transcript: &Transcript) -> Vec<Test> {
+/// The tests that the lab itself adds to a suite with `verdict = "profile"` on a
+/// machine with `depth` records.
+pub fn verdicts(transcript: &Transcript, depth: u8) -> Vec<Test> {
     let mut tests = Vec::new();
     for filter in FILTERS {
         for side in ["host", "guest"] {
             let objections = match read(transcript, &format!("{side}-{filter}")) {
-                Ok(profile) => compare::shallow(side, &profile),
+                Ok(profile) => compare::shallow(side, &profile, depth),
                 Err(error) => vec![format!("{error:#}")],
             };
             let name = format!("{side}, filter {filter}: enough samples, each full");
@@ -287,7 +288,7 @@ mod tests {
                 .push((format!("{side}-callgraph"), callgraph("99.80%")));
         }
         let failed = |transcript: &Transcript| -> Vec<String> {
-            let tests = verdicts(transcript).into_iter();
+            let tests = verdicts(transcript, 32).into_iter();
             tests.filter(Test::failed).map(|test| test.name).collect()
         };
         assert_eq!(failed(&good), Vec::<String>::new());

@@ -323,7 +323,12 @@ pub fn suite(
         },
     )?;
     bar.finish_and_clear();
-    let outcome = judge(title, suite, &stream, &console, end, time, files.log);
+    let mut outcome = judge(title, suite, &stream, &console, end, time, files.log);
+    if suite.verdict == Some(Verdict::Profile) {
+        let depth = Machine::load(places.machine(machine))?.lbr.depth();
+        let verdicts = demo::verdicts(&outcome.transcript, depth);
+        outcome.report.tests.extend(verdicts);
+    }
     save(&outcome)?;
     Ok(outcome)
 }
@@ -394,9 +399,6 @@ fn judge(
         .iter()
         .map(|line| format!("kernel fault: {line}"));
     report.problems.extend(faults);
-    if suite.verdict == Some(Verdict::Profile) {
-        report.tests.extend(demo::verdicts(&transcript));
-    }
     Outcome {
         title,
         report,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Without the module the patched kernel answers as the unpatched one"
 #: parts = ["selftests", "perf", "qemu"]
+#: machines = ["haswell", "skylake"]
 #: seconds = 120
 #: kernels = ["kernel", "kernel-vanilla"]
 #: same = ["msr-list", "guest-perf"]
@@ -23,7 +24,7 @@ symbols() {
 		-e 's/^ *\([2-9]\|[0-9][0-9]\)\.[0-9]*% *|[^[]*/over 2 %: /p' "$1" |
 		sed 's/ *|[0-9 ]*$//' | tr -s ' ' | sort -u
 }
-check "a guest with LBR starts" guest_start -- -cpu host,lbr-fmt=0x5
+check "a guest with LBR starts" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 caps=/sys/bus/event_source/devices/cpu/caps
 {
 	ask cat $caps/branches $caps/pmu_name $caps/max_precise

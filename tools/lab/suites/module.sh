@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "guest_lbr comes and goes: loading, unloading, refusals, nothing left behind"
+#: machines = ["haswell", "skylake"]
 #: parts = ["module", "qemu"]
 
 ko=/lib/modules/guest_lbr.ko
+depth=$(cat /sys/bus/event_source/devices/cpu/caps/branches)
 
 # said PATTERN: the kernel's log has such a line since the last clean.
 said() {
@@ -30,16 +32,16 @@ check "guest_lbr loads" load_guest_lbr
 check "and says in one line what it offers" \
 	[ "$(said 'guest_lbr: ' | grep -vc taints)" = 1 ]
 check "format and depth are the host's" \
-	said 'guest_lbr: LBR format 5, 32 deep, for VMs created from now on'
+	said "guest_lbr: LBR format $((lbr_fmt)), $depth deep, for VMs created from now on"
 check_fails "insmod of a loaded module fails" insmod $ko
 check_fails "kvm_intel cannot be unloaded while guest_lbr is loaded" rmmod kvm_intel
 check "nobody uses guest_lbr" [ "$(references)" = 0 ]
 
-check "a guest starts" guest_start -- -cpu host,lbr-fmt=0x5
+check "a guest starts" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 check "its VM uses guest_lbr" [ "$(references)" = 1 ]
 check_fails "unloading is refused while it runs" rmmod guest_lbr
 check "guest_lbr is still there" loaded
-check "a second guest starts" guest_start second -- -cpu host,lbr-fmt=0x5
+check "a second guest starts" guest_start second -- -cpu host,lbr-fmt=$lbr_fmt
 check "its VM uses guest_lbr too" [ "$(references)" = 2 ]
 guest_stop
 check "the first guest's end gives one use back" [ "$(references)" = 1 ]
@@ -51,7 +53,7 @@ check "guest_lbr is unloaded" rmmod guest_lbr
 check_fails "nothing of it is left" loaded
 
 # QEMU refuses an LBR format that KVM does not offer.
-check_fails "without guest_lbr no guest gets LBR" guest_start -- -cpu host,lbr-fmt=0x5
+check_fails "without guest_lbr no guest gets LBR" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 
 check "a guest without LBR starts" guest_start older -- -cpu host
 check "guest_lbr loads beside it" load_guest_lbr

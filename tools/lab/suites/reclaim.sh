@@ -27,7 +27,7 @@ profile_guest() {
 check "kvm_intel loads with lbr=off" load_kvm lbr=off
 check "guest_lbr loads" load_guest_lbr
 echo 1 >$tracing/events/guest_lbr/enable
-check "a guest starts" guest_start -- -cpu host,lbr-fmt=0x5
+check "a guest starts" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 
 check "the guest profiles" profile_guest 400000
 check "all $samples samples have records" \

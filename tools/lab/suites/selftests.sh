@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "KVM selftests: what a guest and userspace may do with LBR"
 #: parts = ["module", "selftests"]
+#: machines = ["haswell", "skylake", "icelake"]
 
 load_kvm lbr=off
 load_guest_lbr

@@ -21,10 +21,10 @@ pub const FLOOR: f64 = 2.0;
 /// a change of the workload, the period or the number of samples.
 pub const BOUND: f64 = 0.34;
 
-/// How many records a sample must hold on average.  The facility is 32 deep and
-/// full but for the first sample of a run; a filter that lets too much through
+/// How many records fewer than the facility's depth a sample may hold on average: it
+/// is full but for the first sample of a run.  A filter that lets too much through
 /// leaves perf with fewer, as perf sorts out what was not asked for.
-pub const DEPTH: f64 = 31.9;
+const MISSING: f64 = 0.1;
 
 /// Fewer samples than this say nothing.
 pub const SAMPLES: u64 = 1000;
@@ -72,8 +72,8 @@ pub fn largest(rows: &[Difference]) -> f64 {
 }
 
 /// What is wrong with one side's profile: too few samples, or samples that are
-/// not full.
-pub fn shallow(side: &str, profile: &Profile) -> Vec<String> {
+/// not full on a machine with `depth` records.
+pub fn shallow(side: &str, profile: &Profile, depth: u8) -> Vec<String> {
     let mut objections = Vec::new();
     if profile.samples < SAMPLES {
         objections.push(format!(
@@ -81,9 +81,10 @@ pub fn shallow(side: &str, profile: &Profile) -> Vec<String> {
             profile.samples
         ));
     }
-    if profile.depth() < DEPTH {
+    let needed = f64::from(depth) - MISSING;
+    if profile.depth() < needed {
         objections.push(format!(
-            "{side}: {:.2} records in a sample, {DEPTH} are needed",
+            "{side}: {:.2} records in a sample, {needed:.1} are needed",
             profile.depth()
         ));
     }
@@ -183,14 +184,14 @@ mod tests {
     fn equal_profiles_meet_no_objection() {
         let host = profile(1000, &[16000, 16000]);
         assert_eq!(apart(&host, &host), Vec::<String>::new());
-        assert_eq!(shallow("host", &host), Vec::<String>::new());
+        assert_eq!(shallow("host", &host, 32), Vec::<String>::new());
     }
 
     #[test]
     fn each_objection_is_raised_by_its_cause() {
-        let few = shallow("guest", &profile(999, &[16000, 15968]));
+        let few = shallow("guest", &profile(999, &[16000, 15968]), 32);
         assert_eq!(few, ["guest: 999 samples, 1000 are needed"]);
-        let shallow = shallow("guest", &profile(1010, &[16000, 16000]));
+        let shallow = shallow("guest", &profile(1010, &[16000, 16000]), 32);
         assert_eq!(
             shallow,
             ["guest: 31.68 records in a sample, 31.9 are needed"]
