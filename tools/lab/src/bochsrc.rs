@@ -20,6 +20,9 @@ pub enum Console<'a> {
 
 /// The configuration for `machine` booting from `iso`; the second serial port goes
 /// into the file `results`, the emulator's own messages into `log`.
+///
+/// To start at once, the BIOS waits for no key, and memory comes in large blocks:
+/// the emulator compares the names of all blocks, two by two.
 pub fn generate(
     machine: &Machine,
     iso: &Path,
@@ -34,9 +37,9 @@ pub fn generate(
     format!(
         "display_library: nogui\n\
          cpu: model={}, count={}, ips={}, ignore_bad_msrs=1\n\
-         memory: guest={mib}, host={mib}\n\
+         memory: guest={mib}, host={mib}, block_size=8192\n\
          clock: sync=none, time0={START}\n\
-         romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+         romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot\n\
          vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
          boot: cdrom\n\
          ata0-master: type=cdrom, path={}, status=inserted\n\
