@@ -8,7 +8,7 @@ use crate::bochsrc::Console;
 use crate::emulator::{End, Flow};
 use crate::initramfs::Job;
 use crate::places::Places;
-use crate::run::{Boot, Files};
+use crate::run::{Boot, Files, Options};
 use crate::suite::Part;
 
 /// The unpatched emulator's CPUID names another frequency than its clock has; told
@@ -146,7 +146,11 @@ fn measure(places: &Places, machine: &str, workload: &str, steps: u32) -> Result
     let bar = ProgressBar::new_spinner();
     let mut results = Vec::new();
     let console = Console::File(&files.console);
-    let (end, time) = boot.run(places, &files, console, APPEND, &mut |output| {
+    let options = Options {
+        append: APPEND.to_owned(),
+        ..Options::default()
+    };
+    let (end, time) = boot.run(places, &options, &files, console, &mut |output| {
         results.extend_from_slice(output.results);
         bar.tick();
         Flow::Continue

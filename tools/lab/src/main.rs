@@ -13,7 +13,7 @@ use lab::check;
 use lab::conform;
 use lab::demo::{self, Provider};
 use lab::places::{Places, Products};
-use lab::run::{self, Options};
+use lab::run::{self, Options, Size};
 use lab::shell;
 use lab::suite::{self, Suite};
 
@@ -25,6 +25,8 @@ struct Arguments {
     command: Command,
     #[command(flatten)]
     products: Products,
+    #[command(flatten)]
+    size: Size,
     /// Show the console and the results as they come
     #[arg(short, long, global = true)]
     verbose: bool,
@@ -167,6 +169,7 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
     let places = Places::new(arguments.products)?;
     let mut options = Options {
         verbose: arguments.verbose,
+        size: arguments.size,
         ..Options::default()
     };
     match arguments.command {

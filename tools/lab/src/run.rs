@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use emu_model::machine::Machine;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -34,8 +35,37 @@ pub struct Options {
     pub append: String,
     /// Shell variables for the suite.
     pub variables: Vec<(String, String)>,
+    /// What the machine has other than its description says.
+    pub size: Size,
     /// The progress lines of everything that runs.
     pub bars: MultiProgress,
+}
+
+/// Another size for a machine.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Size {
+    /// Number of the machine's CPUs, 1 to 4, instead of its description's
+    #[arg(long, global = true)]
+    cpus: Option<u8>,
+    /// Size of the machine's memory in MiB, instead of its description's
+    #[arg(long, global = true)]
+    memory: Option<u32>,
+}
+
+impl Size {
+    /// The description to use: that in `path`, or one of this size in `folder`.
+    fn machine(self, path: PathBuf, folder: &Path) -> Result<(PathBuf, Machine)> {
+        let mut machine = Machine::load(&path)?;
+        if self.cpus.is_none() && self.memory.is_none() {
+            return Ok((path, machine));
+        }
+        machine.cpu.count = self.cpus.unwrap_or(machine.cpu.count);
+        machine.memory.mib = self.memory.unwrap_or(machine.memory.mib);
+        let path = folder.join("machine.toml");
+        fs::write(&path, toml::to_string(&machine)?)?;
+        // Checked anew.
+        Ok((path.clone(), Machine::load(&path)?))
+    }
 }
 
 impl Options {
@@ -68,9 +98,12 @@ pub fn boot(places: &Places, options: &Options, machine: &str, limit: Duration) 
     };
     let mut console = Vec::new();
     let console_file = Console::File(&files.console);
-    // All messages, as nothing else is to be seen.
-    let append = format!("loglevel=7 {}", options.append);
-    let (end, _) = boot.run(places, &files, console_file, &append, &mut |output| {
+    let options = Options {
+        // All messages, as nothing else is to be seen.
+        append: format!("loglevel=7 {}", options.append),
+        ..options.clone()
+    };
+    let (end, _) = boot.run(places, &options, &files, console_file, &mut |output| {
         console.extend_from_slice(output.console);
         show(output.console);
         Flow::Continue
@@ -141,20 +174,20 @@ impl Boot<'_> {
     pub fn run(
         &self,
         places: &Places,
+        options: &Options,
         files: &Files,
         console: Console<'_>,
-        append: &str,
         watch: &mut dyn FnMut(Output<'_>) -> Flow,
     ) -> Result<(End, Duration)> {
         let path = places
             .machine(self.machine)
             .canonicalize()
             .with_context(|| format!("no machine {}; `lab list` names them", self.machine))?;
-        let machine = Machine::load(&path)?;
+        let (path, machine) = options.size.machine(path, &files.log)?;
         let bochs = places.bochs()?;
         let kernel = places.kernel(self.kernel)?;
         let archives = initramfs::build(places, &kernel, self.parts, &self.job, &files.log)?;
-        let append = format!("{APPEND} {append}");
+        let append = format!("{APPEND} {}", options.append);
         iso::build(
             &files.iso,
             &initramfs::bzimage(&kernel)?,
@@ -303,9 +336,9 @@ pub fn suite(
     let mut console = Vec::new();
     let (end, time) = boot.run(
         places,
+        options,
         &files,
         Console::File(&files.console),
-        &options.append,
         &mut |output| {
             stream.extend_from_slice(output.results);
             console.extend_from_slice(output.console);

@@ -140,9 +140,9 @@ pub fn shell(places: &Places, options: &Options, machine: &str) -> Result<()> {
     });
     let ended = boot.run(
         places,
+        options,
         &files,
         Console::Terminal(&path),
-        &options.append,
         &mut |_| match stop.load(Ordering::Relaxed) {
             true => Flow::Stop,
             false => Flow::Continue,

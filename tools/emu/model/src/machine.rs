@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The environment variable that tells the emulator the path of the machine
@@ -11,7 +11,7 @@ use thiserror::Error;
 pub const MACHINE_VARIABLE: &str = "EMU_MACHINE";
 
 /// One emulated machine.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     /// One line for people.
@@ -29,7 +29,7 @@ pub struct Machine {
 }
 
 /// The processors of a machine.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Cpu {
     /// Name of a Bochs CPU model: CPUID and instruction set.
@@ -44,7 +44,7 @@ pub struct Cpu {
 }
 
 /// The memory of a machine.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Size in MiB, 64 to 16384.
@@ -52,7 +52,7 @@ pub struct Memory {
 }
 
 /// Architectural performance monitoring, as CPUID leaf 0AH reports it.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Pmu {
     /// Version: 3 (Haswell), 4 (Skylake) or 5 (Ice Lake on).
@@ -69,7 +69,7 @@ pub struct Pmu {
 }
 
 /// The kind of last branch records.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Lbr {
     /// Model-specific records (LBR_SELECT, LBR_TOS).
@@ -111,7 +111,7 @@ impl Lbr {
 }
 
 /// The format of model-specific records.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum LbrFormat {
     /// FROM has a flag for a misprediction in bit 63.
