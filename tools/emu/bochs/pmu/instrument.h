@@ -29,21 +29,43 @@ struct bx_pmu_t {
 
 Bit64u bx_pmu_random(void);
 
-/* branch resolution; the near branch handlers have the instruction as i */
+// a conditional branch, beside BX_INSTR_IS_JMP and its like
+#define BX_PMU_IS_CONDITIONAL 0
+
+#define BX_PMU_UNLIKELY(condition) __builtin_expect(!! (condition), 0)
+
+#define BX_PMU_WANTS_BRANCHES() BX_PMU_UNLIKELY(BX_CPU_THIS_PTR pmu.watch.branches)
+
+/* branch resolution; the near branch handlers have the instruction as i.  Those
+   that end with the branch leave by the model, without a frame of their own */
 #define BX_INSTR_CNEAR_BRANCH_TAKEN(cpu_id, branch_eip, new_eip) { \
-  if (BX_CPU_THIS_PTR pmu.watch.branches) \
-    pmu_branch(EMU_CONDITIONAL, i->ilen(), branch_eip, new_eip); \
+  if (BX_PMU_WANTS_BRANCHES()) \
+    return pmu_link_trace(BX_PMU_IS_CONDITIONAL, i); \
 }
 #define BX_INSTR_CNEAR_BRANCH_NOT_TAKEN(cpu_id, branch_eip) { \
-  if (BX_CPU_THIS_PTR pmu.watch.branches) \
-    pmu_branch_not_taken(branch_eip); \
+  if (BX_PMU_WANTS_BRANCHES()) \
+    return pmu_next_instr(i); \
 }
 #define BX_INSTR_UCNEAR_BRANCH(cpu_id, what, branch_eip, new_eip) { \
-  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+  if (BX_PMU_WANTS_BRANCHES()) { \
+    if (what == BX_INSTR_IS_JMP || what == BX_INSTR_IS_CALL) \
+      return pmu_link_trace(what, i); \
+    if (what == BX_INSTR_IS_RET || what == BX_INSTR_IS_CALL_INDIRECT) \
+      return pmu_next_trace(what, i); \
     pmu_near_branch(what, i->ilen(), branch_eip, new_eip); \
+  } \
+}
+/* those that go on */
+#define BX_INSTR_LOOP_TAKEN(cpu_id, branch_eip, new_eip) { \
+  if (BX_PMU_WANTS_BRANCHES()) \
+    pmu_near_branch(BX_PMU_IS_CONDITIONAL, i->ilen(), branch_eip, new_eip); \
+}
+#define BX_INSTR_LOOP_NOT_TAKEN(cpu_id, branch_eip) { \
+  if (BX_PMU_WANTS_BRANCHES()) \
+    pmu_branch_not_taken(branch_eip); \
 }
 #define BX_INSTR_FAR_BRANCH(cpu_id, what, prev_cs, prev_eip, new_cs, new_eip) { \
-  if (BX_CPU_THIS_PTR pmu.watch.branches) \
+  if (BX_PMU_WANTS_BRANCHES()) \
     pmu_far_branch(what, new_eip); \
 }
 
@@ -52,7 +74,7 @@ Bit64u bx_pmu_random(void);
 
 /* instructions must run one by one: a counter is about to overflow */
 #define BX_INSTR_NEAR_OVERFLOW() \
-  (BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
+  BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
 
 /* after an iteration of a repeated instruction */
 #define BX_INSTR_REPEAT_ITERATION(cpu_id, i) { \

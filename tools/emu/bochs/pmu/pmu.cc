@@ -142,6 +142,9 @@ void BX_CPU_C::pmu_near_branch(unsigned what, unsigned length, bx_address from, 
   unsigned kind = EMU_RELATIVE_JUMP;
 
   switch(what) {
+    case BX_PMU_IS_CONDITIONAL:
+      kind = EMU_CONDITIONAL;
+      break;
     case BX_INSTR_IS_JMP_INDIRECT:
       kind = EMU_INDIRECT_JUMP;
       break;
@@ -159,6 +162,26 @@ void BX_CPU_C::pmu_near_branch(unsigned what, unsigned length, bx_address from, 
   }
 
   pmu_branch(kind, length, from, to);
+}
+
+// the ends of a branch handler, when somebody wants branches
+
+void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_link_trace(unsigned what, bxInstruction_c *i)
+{
+  pmu_near_branch(what, i->ilen(), PREV_RIP, RIP);
+  BX_LINK_TRACE(i);
+}
+
+void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_next_trace(unsigned what, bxInstruction_c *i)
+{
+  pmu_near_branch(what, i->ilen(), PREV_RIP, RIP);
+  BX_NEXT_TRACE(i);
+}
+
+void BX_CPP_AttrRegparmN(1) BX_CPU_C::pmu_next_instr(bxInstruction_c *i)
+{
+  pmu_branch_not_taken(PREV_RIP);
+  BX_NEXT_INSTR(i);
 }
 
 void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
