@@ -141,4 +141,4 @@ void guest_lbr_trace_create_failed(__u32 vcpu_id, int error)
 }
 
 MODULE_IMPORT_NS(GUEST_LBR);
-MODULE_VERSION("0.1.0");
+MODULE_VERSION(GUEST_LBR_VERSION);
