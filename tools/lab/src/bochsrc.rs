@@ -18,14 +18,16 @@ pub enum Console<'a> {
     Terminal(&'a Path),
 }
 
-/// The configuration for `machine` booting from `iso`; the second serial port goes
-/// into the file `results`, the emulator's own messages into `log`.
+/// The configuration for `machine` booting from `iso`, with `disk` as its first disk;
+/// the second serial port goes into the file `results`, the emulator's own messages
+/// into `log`.
 ///
 /// To start at once, the BIOS waits for no key, and memory comes in large blocks:
 /// the emulator compares the names of all blocks, two by two.
 pub fn generate(
     machine: &Machine,
     iso: &Path,
+    disk: Option<&Path>,
     console: Console<'_>,
     results: &Path,
     log: &Path,
@@ -34,6 +36,13 @@ pub fn generate(
         Console::File(path) => ("file", path),
         Console::Terminal(path) => ("term", path),
     };
+    let disk = disk.map_or_else(String::new, |path| {
+        format!(
+            "ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15\n\
+             ata1-master: type=disk, mode=flat, path={}\n",
+            path.display()
+        )
+    });
     format!(
         "display_library: nogui\n\
          cpu: model={}, count={}, ips={}, ignore_bad_msrs=1\n\
@@ -43,6 +52,7 @@ pub fn generate(
          vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
          boot: cdrom\n\
          ata0-master: type=cdrom, path={}, status=inserted\n\
+         {disk}\
          com1: enabled=1, mode={mode}, dev={}\n\
          com2: enabled=1, mode=file, dev={}\n\
          log: {}\n\

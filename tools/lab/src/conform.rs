@@ -76,6 +76,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outc
     let config = bochsrc::generate(
         &description,
         &files.iso,
+        None,
         Console::File(&files.console),
         &files.results,
         &files.log.join("bochs.log"),

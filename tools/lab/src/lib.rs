@@ -26,3 +26,4 @@ pub mod run;
 pub mod shell;
 pub mod splat;
 pub mod suite;
+pub mod system;

@@ -16,6 +16,7 @@ use lab::places::{Places, Products};
 use lab::run::{self, Options, Size};
 use lab::shell;
 use lab::suite::{self, Suite};
+use lab::system::{self, System};
 
 /// Emulated Intel hosts to try KVM and perf on.
 #[derive(Parser)]
@@ -106,6 +107,8 @@ enum Command {
         #[arg(long, default_value_t = 20_000_000)]
         steps: u32,
     },
+    /// Boot an installed system from the image of its disk; it speaks as a suite does
+    System(System),
     /// Run one suite
     Run {
         /// A machine, as `lab list` names it, or the path of a description
@@ -222,6 +225,12 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             runs,
             steps,
         } => Ok(verdict(bench::bench(&places, &machine, runs, steps)?)),
+        Command::System(system) => {
+            let outcome = system::run(&places, &options, &system)?;
+            print!("{}", outcome.details());
+            println!("{}", outcome.summary());
+            Ok(verdict(outcome.sum().is_success()))
+        }
         Command::Run {
             machine,
             suite,

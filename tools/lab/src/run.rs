@@ -19,7 +19,7 @@ use crate::junit;
 use crate::ktap::{self, Report, Sum};
 use crate::places::Places;
 use crate::protocol::{self, Transcript};
-use crate::splat::Splats;
+use crate::splat::{Allow, Splats};
 use crate::suite::{Part, Suite, Verdict};
 
 /// The host's kernel command line.  Warnings and worse appear on the console;
@@ -50,16 +50,20 @@ pub struct Size {
     /// Size of the machine's memory in MiB, instead of its description's
     #[arg(long, global = true)]
     memory: Option<u32>,
+    /// Instructions in a second of the machine's clock, instead of its description's
+    #[arg(long, global = true)]
+    ips: Option<u32>,
 }
 
 impl Size {
     /// The description to use: that in `path`, or one of this size in `folder`.
-    fn machine(self, path: PathBuf, folder: &Path) -> Result<(PathBuf, Machine)> {
+    pub(crate) fn machine(self, path: PathBuf, folder: &Path) -> Result<(PathBuf, Machine)> {
         let mut machine = Machine::load(&path)?;
-        if self.cpus.is_none() && self.memory.is_none() {
+        if self.cpus.is_none() && self.memory.is_none() && self.ips.is_none() {
             return Ok((path, machine));
         }
         machine.cpu.count = self.cpus.unwrap_or(machine.cpu.count);
+        machine.cpu.ips = self.ips.unwrap_or(machine.cpu.ips);
         machine.memory.mib = self.memory.unwrap_or(machine.memory.mib);
         let path = folder.join("machine.toml");
         fs::write(&path, toml::to_string(&machine)?)?;
@@ -195,7 +199,7 @@ impl Boot<'_> {
             &append,
         )?;
         let log = files.log.join("bochs.log");
-        let config = bochsrc::generate(&machine, &files.iso, console, &files.results, &log);
+        let config = bochsrc::generate(&machine, &files.iso, None, console, &files.results, &log);
         fs::write(&files.bochsrc, config)?;
         let emulator = Emulator {
             bochs: &bochs,
@@ -356,7 +360,7 @@ pub fn suite(
         },
     )?;
     bar.finish_and_clear();
-    let mut outcome = judge(title, suite, &stream, &console, end, time, files.log);
+    let mut outcome = judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
         let depth = Machine::load(places.machine(machine))?.lbr.depth();
         let verdicts = demo::verdicts(&outcome.transcript, depth);
@@ -398,9 +402,9 @@ pub fn latest(stream: &[u8]) -> String {
         .to_owned()
 }
 
-fn judge(
+pub(crate) fn judge(
     title: String,
-    suite: &Suite,
+    allow: &[Allow],
     stream: &[u8],
     console: &[u8],
     end: End,
@@ -418,14 +422,14 @@ fn judge(
     }
     report.problems.extend(transcript.problems.iter().cloned());
     let mut splats = Splats::default();
-    splats.scan("host", &String::from_utf8_lossy(console), &suite.allow);
+    splats.scan("host", &String::from_utf8_lossy(console), allow);
     for (name, data) in &transcript.files {
         let source = match name.strip_prefix("console-") {
             Some(guest) => guest,
             None if name == "dmesg" => "host",
             None => continue,
         };
-        splats.scan(source, &String::from_utf8_lossy(data), &suite.allow);
+        splats.scan(source, &String::from_utf8_lossy(data), allow);
     }
     let faults = splats
         .found
