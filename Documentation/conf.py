@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What Sphinx needs to know: make htmldocs."""
+
+import pathlib
+import re
+
+top = pathlib.Path(__file__).resolve().parent.parent
+
+project = "guest_lbr"
+author = "The guest_lbr authors"
+copyright = author
+release = re.search(
+    r'^version = "(.+)"$', (top / "Cargo.toml").read_text(), re.MULTILINE
+).group(1)
+version = release
+
+extensions = []
+exclude_patterns = ["_build"]
+nitpicky = True
+html_theme = "alabaster"
+html_title = f"guest_lbr {release}"
+html_theme_options = {
+    "description": "Last branch records for KVM guests",
+    "fixed_sidebar": True,
+    "page_width": "64em",
+}
+html_show_sourcelink = False
+html_copy_source = False
+# No build date: the same pages from the same sources.
+html_last_updated_fmt = None
