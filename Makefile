@@ -5,8 +5,11 @@
 KDIR ?=
 LAB := cargo run --quiet --release --package lab --
 
+FLAVOUR ?= lab
+
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
-	lab shell demo conform check check-full kvm-selftests lint bindings clean
+	lab shell demo conform check check-full kvm-selftests lint bindings \
+	setup-packages deb htmldocs clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -20,6 +23,8 @@ help: ## list the targets
 	@echo 'Variables:'
 	@echo '  KDIR=DIR             build the module against this prepared kernel tree'
 	@echo '  KSRC=DIR             patch and build this kernel source instead of Debian'"'"'s'
+	@echo '  FLAVOUR=lab|cloud    which kernel to package'
+	@echo '  MODULE_SIG_KEY=FILE  sign packaged modules with this key'
 	@echo '  GUEST_LBR_CACHE=DIR  where build products are kept'
 
 setup: ## install what is missing on a bare Debian 12 or 13
@@ -72,6 +77,15 @@ lint: setup ## formatting and lints of all sources
 
 bindings: setup ## regenerate the Rust bindings of the contract header
 	@scripts/module/bindings
+
+setup-packages: setup ## install what packaging and documentation need
+	@scripts/setup scripts/package/packages
+
+deb: setup-packages ## Debian packages of the patched kernel and of the module
+	@scripts/package/deb "$(FLAVOUR)"
+
+htmldocs: setup-packages ## the documentation as HTML
+	@scripts/docs
 
 clean: ## forget the build products of this tree (the cache stays)
 	rm -rf build target
