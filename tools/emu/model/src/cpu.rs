@@ -45,10 +45,12 @@ pub struct LogicalCpu {
     misc_enable: u64,
     debugctl: u64,
     user: bool,
-    /// Core cycle at which the privilege level changed the last time.
+    /// Core cycle at which the privilege level changed, until a branch tells.
     level_changed: u64,
     in_smm: bool,
     interrupt: bool,
+    /// An overflow freezes the counters as soon as what passed is counted.
+    freezing: bool,
 }
 
 impl LogicalCpu {
@@ -66,9 +68,10 @@ impl LogicalCpu {
             misc_enable: MISC_ENABLE,
             debugctl: 0,
             user: false,
-            level_changed: 0,
+            level_changed: u64::MAX,
             in_smm: false,
             interrupt: false,
+            freezing: false,
         }
     }
 
@@ -93,7 +96,7 @@ impl LogicalCpu {
 
     /// Whether RFLAGS.TF means a step to the next taken branch.
     pub fn steps_branches(&self) -> bool {
-        self.debugctl & debugctl::BTF != 0
+        self.debugctl & debugctl::BTF != 0 && !self.frozen_in_smm()
     }
 
     /// A debug exception is delivered: the processor clears LBR and BTF before it
@@ -105,6 +108,9 @@ impl LogicalCpu {
 
     /// Core cycle at which [`LogicalCpu::advance`] must be called at the latest.
     pub fn deadline(&self) -> u64 {
+        if self.freezing {
+            return 0;
+        }
         self.pmu.deadline()
     }
 
@@ -114,35 +120,41 @@ impl LogicalCpu {
         std::mem::take(&mut self.interrupt)
     }
 
+    fn frozen_in_smm(&self) -> bool {
+        self.in_smm && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0
+    }
+
     fn records(&self) -> bool {
-        let stopped = self.in_smm && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0;
-        self.lbr.is_enabled(self.debugctl) && !stopped && !self.pmu.lbr_frozen()
+        self.lbr.is_enabled(self.debugctl) && !self.frozen_in_smm() && !self.pmu.lbr_frozen()
     }
 
     /// Time has passed.
     pub fn advance(&mut self, now: Now) {
         let overflow = self.pmu.advance(now);
         self.overflowed(overflow);
+        if std::mem::take(&mut self.freezing) {
+            if self.pmu.streamlined() {
+                self.pmu.freeze(CTR_FRZ);
+            } else {
+                self.pmu.write(Register::GlobalControl, 0);
+            }
+        }
     }
 
+    /// Interrupts and freezes, but for the counters: what passed is counted first.
     fn overflowed(&mut self, overflow: Overflow) {
         if !overflow.interrupt {
             return;
         }
         self.interrupt = true;
-        let lbr = self.debugctl & debugctl::FREEZE_LBRS_ON_PMI != 0;
-        let counters = self.debugctl & debugctl::FREEZE_PERFMON_ON_PMI != 0;
-        if self.pmu.streamlined() {
-            let bit = |wanted, bit| if wanted { bit } else { 0 };
-            self.pmu.freeze(bit(lbr, LBR_FRZ) | bit(counters, CTR_FRZ));
-            return;
-        }
-        // Legacy freezing takes the switches back.
-        if lbr {
-            self.debugctl &= !debugctl::LBR;
-        }
-        if counters {
-            self.pmu.write(Register::GlobalControl, 0);
+        self.freezing |= self.debugctl & debugctl::FREEZE_PERFMON_ON_PMI != 0;
+        if self.debugctl & debugctl::FREEZE_LBRS_ON_PMI != 0 {
+            if self.pmu.streamlined() {
+                self.pmu.freeze(LBR_FRZ);
+            } else {
+                // Legacy freezing takes the switches back.
+                self.debugctl &= !debugctl::LBR;
+            }
         }
     }
 
@@ -184,6 +196,10 @@ impl LogicalCpu {
                 mispredicted,
                 cycles,
             };
+            if crossed {
+                // Another branch may follow before time passes.
+                self.level_changed = u64::MAX;
+            }
             if self.lbr.branch(branch, how) {
                 pulses |= events::LBR_INSERT;
             }
@@ -238,7 +254,7 @@ impl LogicalCpu {
             msr::IA32_MISC_ENABLE => checked(value, MISC_VALID).map(|value| {
                 self.misc_enable = value & !MISC_READ_ONLY | MISC_ENABLE & MISC_READ_ONLY;
             }),
-            msr::IA32_DEBUGCTL => self.set_debugctl(value),
+            msr::IA32_DEBUGCTL => self.set_debugctl(value, now),
             msr::IA32_PERF_CAPABILITIES => Err(Fault),
             _ => match (self.lbr.write(index, value), self.pmu.locate(index)) {
                 (Some(result), _) => result,
@@ -252,8 +268,11 @@ impl LogicalCpu {
         })
     }
 
-    fn set_debugctl(&mut self, value: u64) -> Access<()> {
-        self.debugctl = checked(value, debugctl::VALID)?;
+    fn set_debugctl(&mut self, value: u64, now: Now) -> Access<()> {
+        let value = checked(value, debugctl::VALID)?;
+        // An overflow until now freezes as it was configured.
+        self.advance(now);
+        self.debugctl = value;
         if !self.legacy_lbr {
             self.debugctl &= !debugctl::LBR;
         }

@@ -101,9 +101,11 @@ pub fn selected(evtsel: u64, version: u8) -> Source {
     let source = unit(event, umask, version);
     let source = match (cmask, evtsel & INVERT != 0, source) {
         (_, _, Source::Nothing) => Source::Nothing,
+        // A cycle that has slots is one cycle.
+        (1, false, Source::Slots) => Source::Cycles,
         (0 | 1, false, source) => source,
         (0, true, source) => source,
-        (1, true, Source::Cycles) => Source::Nothing,
+        (1, true, Source::Cycles | Source::Slots) => Source::Nothing,
         (1, true, Source::Instructions) => Source::IdleCycles,
         (_, true, _) => Source::Cycles,
         (_, false, _) => Source::Nothing,

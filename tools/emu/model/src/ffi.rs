@@ -404,8 +404,10 @@ pub unsafe extern "C" fn emu_lbr_xrstor(
 ) -> bool {
     // SAFETY: the caller passes a live CPU, and an area or NULL.
     let (handle, area) = unsafe { (&mut *cpu, area.as_ref()) };
-    handle.cpu.advance(now);
     let result = handle.cpu.xrstor(area);
+    if result.is_ok() {
+        handle.cpu.advance(now);
+    }
     handle.publish();
     result.is_ok()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 use super::*;
 use crate::lbr::legacy;
-use crate::machine::tests::skylake;
+use crate::machine::tests::{haswell, sapphire_rapids, skylake};
 use crate::msr::*;
 use crate::pmu::{EN, INT, OS, USR};
 use proptest::prelude::*;
@@ -141,6 +141,70 @@ fn freezing_is_streamlined() {
         jump(&mut cpu, 3);
         assert_eq!(newest(&cpu), 3, "recording goes on");
     }
+}
+
+#[test]
+fn a_branch_that_overflows_freezes_after_what_passed() {
+    for mut cpu in [cpu(), LogicalCpu::new(&haswell())] {
+        set(&mut cpu, IA32_DEBUGCTL, debugctl::FREEZE_PERFMON_ON_PMI);
+        set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | INT | 0xc4);
+        set(&mut cpu, IA32_A_PMC0, MAX);
+        set(&mut cpu, IA32_FIXED_CTR_CTRL, 1);
+        set(&mut cpu, IA32_PERF_GLOBAL_CTRL, 1 | 1 << 32);
+        jump(&mut cpu, 0x1000);
+        assert!(cpu.take_interrupt());
+        assert_eq!(cpu.deadline(), 0);
+        cpu.advance(at(7));
+        cpu.advance(at(9));
+        assert_eq!(get(&mut cpu, IA32_FIXED_CTR0), 7);
+    }
+}
+
+#[test]
+fn freeze_while_smm_stops_stepping() {
+    let mut cpu = cpu();
+    set(
+        &mut cpu,
+        IA32_DEBUGCTL,
+        debugctl::BTF | debugctl::FREEZE_WHILE_SMM,
+    );
+    cpu.smm(true, at(1));
+    assert!(!cpu.steps_branches());
+    cpu.smm(false, at(2));
+    assert!(cpu.steps_branches());
+}
+
+#[test]
+fn an_overflow_freezes_as_configured_before_the_write() {
+    let mut cpu = armed(0);
+    let freeze = debugctl::FREEZE_PERFMON_ON_PMI;
+    assert_eq!(cpu.write(IA32_DEBUGCTL, freeze, at(10)), Some(Ok(())));
+    assert_eq!(cpu.read(IA32_PERF_GLOBAL_STATUS, at(10)), Some(Ok(1)));
+}
+
+#[test]
+fn a_level_changes_with_one_branch() {
+    let mut cpu = LogicalCpu::new(&sapphire_rapids());
+    set(&mut cpu, IA32_LBR_CTL, 0x7f_0003);
+    let branch = |kind, from| Taken {
+        kind,
+        from,
+        to: 0x9000,
+        length: 0,
+    };
+    cpu.set_user(true, at(1));
+    cpu.set_user(false, at(2));
+    cpu.taken(&branch(Kind::Event, 0x1000), 3);
+    assert_eq!(newest(&cpu), 0xffff_ffff);
+    cpu.taken(&branch(Kind::Far, 0x2000), 3);
+    assert_eq!(newest(&cpu), 0x2000);
+}
+
+#[test]
+fn slots_over_a_mask_of_one_are_cycles() {
+    use crate::events::{selected, Source, INVERT};
+    assert_eq!(selected(0x1a4 | 1 << 24, 5), Source::Cycles);
+    assert_eq!(selected(0x1a4 | 1 << 24 | INVERT, 5), Source::Nothing);
 }
 
 #[test]
