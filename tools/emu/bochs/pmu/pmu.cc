@@ -95,6 +95,8 @@ void BX_CPU_C::pmu_deliver(void)
     return;
 
   BX_CPU_THIS_PTR pmu.watch.interrupt = false;
+  // counters that freeze do so with the end of this instruction
+  BX_CPU_THIS_PTR async_event |= BX_ASYNC_EVENT_STOP_TRACE;
 #if BX_SUPPORT_APIC
   BX_CPU_THIS_PTR lapic->performance_monitoring_interrupt();
 #endif
