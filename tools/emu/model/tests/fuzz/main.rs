@@ -38,7 +38,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn main() -> ExitCode {
-    let steps = number("FUZZ_STEPS", 20_000);
+    let steps = number("FUZZ_STEPS", 100_000);
     let seed = number("FUZZ_SEED", 1);
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
