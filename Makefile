@@ -9,7 +9,7 @@ FLAVOUR ?= lab
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
 	lab shell demo conform check check-full kvm-selftests lint bindings \
-	setup-packages deb htmldocs clean
+	setup-packages deb check-packages htmldocs clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -83,6 +83,10 @@ setup-packages: setup ## install what packaging and documentation need
 
 deb: setup-packages ## Debian packages of the patched kernel and of the module
 	@scripts/package/deb "$(FLAVOUR)"
+
+check-packages: lab setup-packages ## install the packages in a Debian image, boot and purge them
+	@scripts/package/check-install
+	@scripts/package/check
 
 htmldocs: setup-packages ## the documentation as HTML
 	@scripts/docs
