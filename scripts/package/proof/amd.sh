@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The packages are installed on a host without VMX, which boots as if they were not.
+
+udevadm settle
+check "this is a CPU of AMD" grep -q "^vendor_id.*AuthenticAMD" /proc/cpuinfo
+check_fails "kvm_intel is not loaded" grep "^kvm_intel " /proc/modules
+check_fails "guest_lbr is not loaded" grep "^guest_lbr " /proc/modules
+check_same "no unit failed" "" \
+	"$(systemctl list-units --failed --no-legend --plain)"
+modprobe guest_lbr 2>/tmp/modprobe
+status=$?
+check_same "modprobe of it fails" 1 "$status"
+check "and names kvm_intel, which finds no VMX" grep "guest_lbr\|kvm_intel" /tmp/modprobe
+check "the kernel's log says the cause" sh -c "dmesg | grep 'VMX not supported'"
+guest-lbr-selftests >/tmp/selftests 2>&1
+status=$?
+artifact selftests /tmp/selftests
+check_same "the selftests do not run" 2 "$status"
+check "and say what is missing" grep "no /dev/kvm; load kvm_intel, on an Intel host" /tmp/selftests
