@@ -25,7 +25,8 @@ pub struct Allow {
 static HEAD: LazyLock<Regex> = LazyLock::new(|| {
     pattern(&[
         r"WARNING: (CPU|PID)",
-        r"WARNING: .*(lock|RCU|context|irq|recursive|dependency|stack|leak)",
+        // A subsystem's own warning has its name in front ("RETBleed: WARNING: ").
+        r"(^|[\]>] ?)WARNING: .*(lock|RCU|context|irq|recursive|dependency|stack|leak)",
         r"\bBUG: ",
         r"kernel BUG at",
         r"Oops: |Oops\[",
@@ -123,6 +124,8 @@ mod tests {
             "[    1.2] WARNING: possible circular locking dependency detected",
             "[    1.2] WARNING: suspicious RCU usage",
             "[    1.2] WARNING: inconsistent lock state",
+            "<4>[    1.2] WARNING: possible recursive locking detected",
+            "WARNING: stack recursion",
             "[    1.2] BUG: sleeping function called from invalid context at mm/slab.c:1",
             "[    1.2] BUG: KASAN: slab-out-of-bounds in foo+0x1/0x2",
             "[    1.2] BUG: kernel NULL pointer dereference, address: 0",
@@ -152,6 +155,7 @@ mod tests {
             "[    0.0] ACPI: Early table checksum verification disabled",
             "[    0.0] process: using mwait in idle threads",
             "[    0.0] reboot: Power down",
+            "[    0.8] RETBleed: WARNING: Spectre v2 mitigation leaves CPU vulnerable, leaks possible!",
         ] {
             assert_eq!(found(line), Vec::<String>::new());
         }
