@@ -27,7 +27,11 @@ struct bx_pmu_t {
   bool branched;
 };
 
+// there is one machine in a process
+extern struct emu_machine *bx_pmu_machine;
+
 Bit64u bx_pmu_random(void);
+void bx_pmu_open_door(void);
 
 // a conditional branch, beside BX_INSTR_IS_JMP and its like
 #define BX_PMU_IS_CONDITIONAL 0

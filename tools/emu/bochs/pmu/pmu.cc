@@ -22,8 +22,7 @@
 
 #define BX_PMU_MACHINE "EMU_MACHINE"
 
-// there is one machine in a process
-static struct emu_machine *machine;
+struct emu_machine *bx_pmu_machine;
 
 static void bx_pmu_die(const char *message)
 {
@@ -39,33 +38,35 @@ static void bx_pmu_load_machine(void)
   if (! path)
     bx_pmu_die(BX_PMU_MACHINE " is not set; set it to the path of a machine file");
 
-  machine = emu_machine_load(path, error, sizeof(error));
-  if (! machine)
+  bx_pmu_machine = emu_machine_load(path, error, sizeof(error));
+  if (! bx_pmu_machine)
     bx_pmu_die(error);
 
-  if (! emu_machine_is(machine, SIM->get_param_enum(BXPN_CPU_MODEL)->get_selected(),
+  if (! emu_machine_is(bx_pmu_machine, SIM->get_param_enum(BXPN_CPU_MODEL)->get_selected(),
                        BX_SMP_PROCESSORS, (Bit32u) SIM->get_param_num(BXPN_IPS)->get()))
     bx_pmu_die("model, count or ips of the bochsrc differ from those of the machine file");
 }
 
 Bit64u bx_pmu_random(void)
 {
-  return emu_random(machine);
+  return emu_random(bx_pmu_machine);
 }
 
 void BX_CPU_C::pmu_init(void)
 {
-  if (! machine)
+  if (! bx_pmu_machine)
     bx_pmu_load_machine();
 
   memset(&BX_CPU_THIS_PTR pmu, 0, sizeof(BX_CPU_THIS_PTR pmu));
-  BX_CPU_THIS_PTR pmu.model = emu_cpu_new(machine, &BX_CPU_THIS_PTR pmu.watch);
+  BX_CPU_THIS_PTR pmu.model = emu_cpu_new(bx_pmu_machine, &BX_CPU_THIS_PTR pmu.watch);
 }
 
 void BX_CPU_C::pmu_reset(unsigned source)
 {
-  if (source == BX_RESET_HARDWARE)
+  if (source == BX_RESET_HARDWARE) {
     BX_CPU_THIS_PTR pmu.unretired = 0; // icount starts anew as well
+    bx_pmu_open_door();
+  }
 
   emu_reset(BX_CPU_THIS_PTR pmu.model, source == BX_RESET_HARDWARE, pmu_now());
 }
@@ -250,7 +251,7 @@ void BX_CPU_C::pmu_cpuid(Bit32u function, Bit32u subfunction, struct cpuid_funct
 {
   struct emu_registers registers = { leaf->eax, leaf->ebx, leaf->ecx, leaf->edx };
 
-  emu_cpuid(machine, function, subfunction, &registers);
+  emu_cpuid(bx_pmu_machine, function, subfunction, &registers);
 
   leaf->eax = registers.eax;
   leaf->ebx = registers.ebx;
@@ -260,7 +261,7 @@ void BX_CPU_C::pmu_cpuid(Bit32u function, Bit32u subfunction, struct cpuid_funct
 
 bool BX_CPU_C::pmu_arch_lbr(void)
 {
-  return emu_machine_has_arch_lbr(machine);
+  return emu_machine_has_arch_lbr(bx_pmu_machine);
 }
 
 // LBR state management //
@@ -308,6 +309,7 @@ void BX_CPU_C::pmu_vmenter(void)
 {
   emu_advance(BX_CPU_THIS_PTR pmu.model, pmu_retired());
   pmu_deliver();
+  pmu_count_vmenter();
 }
 
 #endif

@@ -54,6 +54,11 @@ impl Facts {
         self.format == 5
     }
 
+    /// Whether the records are architectural.
+    pub fn is_architectural(&self) -> bool {
+        self.format == 0x3f
+    }
+
     /// The counters' bits in the global registers.
     pub fn global(&self) -> u64 {
         ((1 << self.general) - 1) | ((1 << self.fixed) - 1) << 32

@@ -11,6 +11,7 @@ mod apic;
 mod boot;
 mod branches;
 mod cpu;
+mod door;
 mod facts;
 mod lbr;
 mod msr;

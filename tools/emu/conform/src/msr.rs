@@ -23,4 +23,5 @@ pub const IA32_A_PMC0: u32 = 0x4c1;
 pub const MSR_LASTBRANCH_0_FROM_IP: u32 = 0x680;
 pub const MSR_LASTBRANCH_0_TO_IP: u32 = 0x6c0;
 pub const MSR_LBR_INFO_0: u32 = 0xdc0;
+pub const IA32_LBR_DEPTH: u32 = 0x14cf;
 pub const IA32_STAR: u32 = 0xc000_0081;

@@ -96,7 +96,7 @@ pub mod guest {
             }
         };
     }
-    guests! { exit jump nops_10 nops_110 rdmsr wrmsr rdpmc step nops_long }
+    guests! { exit cpuid jump nops_10 nops_110 rdmsr wrmsr rdpmc step nops_long }
 }
 
 global_asm!(
@@ -136,6 +136,9 @@ vmx_jump_target:
     pop rbp
     pop rbx
     ret
+
+guest_cpuid:
+    cpuid
 
 guest_exit:
     vmcall

@@ -133,6 +133,51 @@ void emu_lbr_xsave(const struct emu_cpu *cpu, uint64_t area[EMU_LBR_AREA]);
 bool emu_lbr_xrstor(struct emu_cpu *cpu, const uint64_t area[EMU_LBR_AREA],
                     struct emu_now now);
 
+/*
+ * What the emulator counts for whoever measures software on it.  Instructions are
+ * those that a CPU has retired since its last reset.
+ */
+enum emu_msr_access {
+  EMU_MSR_READ,       /* RDMSR that did not fault or exit */
+  EMU_MSR_WRITE,      /* WRMSR that did not fault or exit */
+  EMU_MSR_STORE,      /* stored in an MSR-store area */
+  EMU_MSR_LOAD        /* loaded from an MSR-load area */
+};
+
+#define EMU_MSR_BITMAP 4096
+
+/* A CPU is about to be reset. */
+void emu_count_reset(struct emu_machine *machine, uint32_t cpu,
+                     uint64_t instructions);
+
+/* A VM entry has loaded the guest's state. */
+void emu_count_entry(struct emu_machine *machine, uint32_t cpu,
+                     uint64_t instructions);
+
+/* A VM exit, or a failed VM entry, for a basic reason. */
+void emu_count_exit(struct emu_machine *machine, uint32_t cpu, uint32_t reason,
+                    uint32_t ecx, uint64_t instructions);
+
+/* A register was accessed; access is an enum emu_msr_access. */
+void emu_count_msr(struct emu_machine *machine, uint32_t cpu, uint32_t index,
+                   uint8_t access);
+
+/* A VM entry uses the MSR bitmap at this physical address. */
+void emu_count_bitmap(struct emu_machine *machine, uint32_t cpu, uint64_t address,
+                      const uint8_t bitmap[EMU_MSR_BITMAP]);
+
+/*
+ * The software writes or reads a byte at the door to the counters;
+ * instructions[n] is the count of CPU n.
+ */
+void emu_door_write(struct emu_machine *machine, uint8_t byte,
+                    const uint64_t *instructions);
+uint8_t emu_door_read(struct emu_machine *machine);
+
+/* Writes all counts to a file.  On failure false, and one line in error[size]. */
+bool emu_counters_save(struct emu_machine *machine, const char *path,
+                       const uint64_t *instructions, char *error, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

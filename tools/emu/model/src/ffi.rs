@@ -5,10 +5,13 @@
 //! A logical CPU belongs to one thread at a time.  Nothing here unwinds: the
 //! model has no panic on any input of the emulated software.
 
+pub mod counters;
+
 use std::ffi::{c_char, c_int, CStr};
 use std::path::Path;
 
 use crate::branch::{Kind, Taken};
+use crate::counters::{door::Door, Counters};
 use crate::cpu::{LogicalCpu, Reset};
 use crate::cpuid::{self, Registers};
 use crate::lbr::architectural::AREA;
@@ -43,6 +46,8 @@ pub struct Handle {
 pub struct MachineHandle {
     machine: Machine,
     random: Random,
+    counters: Counters,
+    door: Door,
 }
 
 const NOT_MINE: c_int = 0;
@@ -74,6 +79,22 @@ fn outcome<T>(result: Option<Access<T>>, done: impl FnOnce(T)) -> c_int {
     }
 }
 
+/// Writes as much of `message` as fits, and a terminator.
+///
+/// # Safety
+///
+/// `place` must have room for `size` bytes.
+unsafe fn tell(message: &str, place: *mut c_char, size: usize) {
+    let length = message.len().min(size.saturating_sub(1));
+    if size > 0 {
+        // SAFETY: of the `size` bytes `length` and a terminator are written.
+        unsafe {
+            std::ptr::copy_nonoverlapping(message.as_ptr(), place.cast(), length);
+            *place.add(length) = 0;
+        }
+    }
+}
+
 /// See the header.
 ///
 /// # Safety
@@ -88,21 +109,15 @@ pub unsafe extern "C" fn emu_machine_load(
     // SAFETY: the caller passes a string.
     let path = unsafe { CStr::from_ptr(path) };
     match Machine::load(Path::new(&*path.to_string_lossy())) {
-        Ok(machine) => {
-            let random = Random::new(machine.seed);
-            Box::into_raw(Box::new(MachineHandle { machine, random }))
-        }
+        Ok(machine) => Box::into_raw(Box::new(MachineHandle {
+            random: Random::new(machine.seed),
+            counters: Counters::new(machine.cpu.count.into()),
+            door: Door::default(),
+            machine,
+        })),
         Err(why) => {
-            let message = why.to_string();
-            let length = message.len().min(size.saturating_sub(1));
-            if size > 0 {
-                // SAFETY: the caller gives `size` bytes, of which `length` and a
-                // terminator are written.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(message.as_ptr(), error.cast(), length);
-                    *error.add(length) = 0;
-                }
-            }
+            // SAFETY: the caller gives `size` bytes.
+            unsafe { tell(&why.to_string(), error, size) };
             std::ptr::null_mut()
         }
     }

@@ -9,6 +9,9 @@ use thiserror::Error;
 /// The environment variable that tells the emulator the path of the machine
 /// file.
 pub const MACHINE_VARIABLE: &str = "EMU_MACHINE";
+/// The environment variable that tells the emulator the path of the file where it
+/// writes its counters in the end.
+pub const COUNTERS_VARIABLE: &str = "EMU_COUNTERS";
 
 /// One emulated machine.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The rows, a module for each part of the manual.
 
+mod counters;
 mod cpuid;
 mod debugctl;
 mod lbr_callstack;
@@ -21,7 +22,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     ("Last branch records: registers", lbr_msrs::rows),
@@ -32,6 +33,7 @@ const GROUPS: [Group; 10] = [
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
     ("VM entries and VM exits", vmx::rows),
+    ("Counters of the emulator", counters::rows),
 ];
 
 /// Runs all rows that apply to this machine.
