@@ -88,6 +88,16 @@ artifact() {
 	echo "@end $1"
 }
 
+# counters WORD [NAME]: speaks to the emulator's counters (tools/emu/README.md):
+# counters start NAME, counters stop NAME, counters read [NAME].
+counters() {
+	echo "$*" | dd of=/dev/port bs=4096 seek=5 conv=notrunc status=none &&
+		while block=$(dd if=/dev/port bs=4096 skip=5 count=1 status=none | tr -d '\0') &&
+			[ -n "$block" ]; do
+			printf %s "$block"
+		done
+}
+
 # load_kvm [PARAMETER=VALUE...]: parameters are kvm_intel's; more may come from
 # the command line (lab run --set KVM_INTEL=...).
 load_kvm() {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo;
 use crate::conform;
+use crate::emulator::COUNTERS;
 use crate::junit;
 use crate::ktap::{self, Report, Status, Sum, Test};
 use crate::places::Places;
@@ -97,7 +98,7 @@ fn compare_kernels(suite: &Suite, machine: &str, outcomes: &mut [Outcome]) {
 }
 
 /// What a machine writes, in the log folder of a run.
-const WRITTEN: [&str; 3] = ["console", "results", "bochs.log"];
+const WRITTEN: [&str; 4] = ["console", "results", "bochs.log", COUNTERS];
 
 /// Runs a suite a second time, and compares what the machine wrote with the first.
 fn again(
@@ -176,9 +177,11 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
         .iter()
         .filter(|suite| suite.check || (full && suite.full))
         .flat_map(|suite| {
+            let more = suite.full_machines.iter().filter(|_| full);
             suite
                 .machines
                 .iter()
+                .chain(more)
                 .map(move |machine| (suite, machine.as_str()))
         })
         .collect();

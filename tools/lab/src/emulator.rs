@@ -16,7 +16,7 @@ use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
-use emu_model::machine::MACHINE_VARIABLE;
+use emu_model::machine::{COUNTERS_VARIABLE, MACHINE_VARIABLE};
 
 /// How long nothing may come out of either serial port, in CPU time.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// What the machine may still print after a kernel panic, in CPU time.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// What the machine did, in numbers, in the folder of a run.
+pub const COUNTERS: &str = "counters.json";
 const POLL: Duration = Duration::from_millis(50);
 
 /// How a run ended.
@@ -43,7 +45,7 @@ pub struct Emulator<'a> {
     pub machine: &'a Path,
     /// Its configuration.
     pub bochsrc: &'a Path,
-    /// Where it may leave files.
+    /// Where it leaves files.
     pub folder: &'a Path,
     /// Limit of CPU time; none for an interactive run.
     pub limit: Option<Duration>,
@@ -106,6 +108,7 @@ impl Emulator<'_> {
             .arg(self.bochsrc)
             .current_dir(self.folder)
             .env(MACHINE_VARIABLE, self.machine)
+            .env(COUNTERS_VARIABLE, self.folder.join(COUNTERS))
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

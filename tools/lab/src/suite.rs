@@ -44,6 +44,8 @@ struct Head {
     kernels: Vec<String>,
     #[serde(default = "default_machines")]
     machines: Vec<String>,
+    #[serde(default)]
+    full_machines: Vec<String>,
     #[serde(default = "default_seconds")]
     seconds: u64,
     #[serde(default)]
@@ -88,6 +90,8 @@ pub struct Suite {
     pub kernels: Vec<String>,
     /// Names of machines; it runs once on each.
     pub machines: Vec<String>,
+    /// Names of further machines, on which only `lab check --full` runs it.
+    pub full_machines: Vec<String>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
     /// Artifacts that must be the same on all its kernels.
@@ -151,6 +155,7 @@ impl Suite {
             parts: head.parts,
             kernels: head.kernels,
             machines: head.machines,
+            full_machines: head.full_machines,
             seconds: head.seconds,
             same: head.same,
             allow: head.allow,

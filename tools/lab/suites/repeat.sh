@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "The machine does the same twice, to the byte"
-#: parts = ["perf"]
+#: parts = ["perf", "qemu"]
 #: kernels = ["kernel-vanilla"]
 #: machines = ["skylake", "skylake-smp"]
-#: seconds = 30
+#: full_machines = ["haswell", "icelake", "sapphire-rapids"]
+#: seconds = 120
 #: twice = true
 
 # Interrupts, counters, branch records, random numbers and several CPUs at once.
@@ -16,3 +17,9 @@ wait
 cat /tmp/random* /proc/interrupts /proc/stat >/tmp/state
 check "there are random numbers" test -s /tmp/random1
 artifact state /tmp/state
+
+# A guest: VM exits, timers of the host, two emulators in one another.
+load_kvm
+check "a guest starts" guest_start -- -cpu host,migratable=no
+check "it profiles itself" guest_run profile any 1 30000
+guest_stop
