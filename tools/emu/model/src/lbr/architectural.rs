@@ -50,6 +50,9 @@ const INFO_KEPT: u64 = INFO_MISPREDICTED | INFO_CYC_CNT_VALID | INFO_BR_TYPE | I
 /// FROM of a branch that comes from a privilege level that is not recorded.
 const FROM_HIDDEN: u64 = 0xffff_ffff;
 
+/// Numbers that entries of the greatest depth of any CPU have: those beyond the
+/// depth fault.
+const REGISTERS: usize = 64;
 /// The entries that state component 15 has room for.
 const ENTRIES: usize = 32;
 const HEADER: usize = 5;
@@ -229,7 +232,7 @@ impl Architectural {
             (Field::Info, msr::IA32_LBR_0_INFO),
         ]
         .into_iter()
-        .find_map(|(field, first)| Some((field, offset(index, first, ENTRIES)?)))?;
+        .find_map(|(field, first)| Some((field, offset(index, first, REGISTERS)?)))?;
         Some(if entry < self.depth() {
             Ok((field, self.slot(entry)))
         } else {

@@ -153,14 +153,16 @@ impl Lbr {
 
     /// The register of a record: which one, and which of FROM, TO, INFO.
     fn place(&self, index: u32) -> Option<(usize, usize)> {
-        let (firsts, files) = if self.facts.architectural {
-            ([0x1500, 0x1600, 0x1200], 3)
+        // No CPU has architectural records beyond the 64th.
+        let (firsts, files, count) = if self.facts.architectural {
+            ([0x1500, 0x1600, 0x1200], 3, 64)
         } else {
-            ([0x680, 0x6c0, 0xdc0], 2 + usize::from(self.facts.info))
+            let files = 2 + usize::from(self.facts.info);
+            ([0x680, 0x6c0, 0xdc0], files, self.facts.depth)
         };
         (0..files).find_map(|file| {
             let n = index.checked_sub(firsts[file])? as usize;
-            (n < self.facts.depth).then_some((n, file))
+            (n < count).then_some((n, file))
         })
     }
 

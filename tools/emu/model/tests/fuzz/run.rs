@@ -181,9 +181,9 @@ impl Both<'_> {
             (0x6c0, 32),
             (0xdc0, 32),
             (0x14ce, 2),
-            (0x1200, 32),
-            (0x1500, 32),
-            (0x1600, 32),
+            (0x1200, 64),
+            (0x1500, 64),
+            (0x1600, 64),
         ] {
             for index in first..first + number {
                 self.read(index)?;

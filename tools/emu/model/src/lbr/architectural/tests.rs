@@ -252,11 +252,11 @@ fn entries_beyond_the_depth_fault() {
         msr::IA32_LBR_0_INFO,
     ] {
         assert_eq!(lbr.read(first + 7), Some(Ok(0)));
-        for beyond in [8, 31] {
+        for beyond in [8, 31, 32, 63] {
             assert_eq!(lbr.read(first + beyond), Some(Err(Fault)));
             assert_eq!(lbr.write(first + beyond, 0), Some(Err(Fault)));
         }
-        assert_eq!(lbr.read(first + 32), None);
+        assert_eq!(lbr.read(first + 64), None);
     }
     for foreign in [0x680, 0x1c8, 0x1c9, 0xdc0, 0x1d9] {
         assert_eq!(lbr.read(foreign), None, "{foreign:#x}");
