@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use emu_model::machine::Machine;
+use emu_model::machine::{Lbr, Machine};
 
 use crate::bochsrc::{self, Console};
 use crate::emulator::{Emulator, End, Flow};
@@ -33,8 +33,7 @@ pub fn machines(places: &Places) -> Result<Vec<String>> {
     let mut machines = Vec::new();
     for name in places.machine_names()? {
         let machine = Machine::load(places.machine(&name))?;
-        // The program has no rows for the architectural LBR yet.
-        if machine.cpu.count == 1 && !machine.lbr.is_architectural() {
+        if machine.cpu.count == 1 {
             machines.push(name);
         }
     }
@@ -46,8 +45,9 @@ fn facts(machine: &Machine) -> String {
     let lbr = &machine.lbr;
     let pmu = &machine.pmu;
     format!(
-        "depth={} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
+        "depth={} depths={} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
         lbr.depth(),
+        depths(lbr),
         lbr.format_encoding(),
         pmu.version,
         pmu.general_counters,
@@ -56,6 +56,17 @@ fn facts(machine: &Machine) -> String {
         machine.cpu.ips / 1_000_000,
         machine.cpu.microcode,
     )
+}
+
+/// The numbers of records to choose from as CPUID.1CH:EAX[7:0] has them: bit n is
+/// 8 * (n + 1).
+fn depths(lbr: &Lbr) -> u32 {
+    match lbr {
+        Lbr::Legacy { .. } => 0,
+        Lbr::Architectural { depths } => depths
+            .iter()
+            .fold(0, |bits, depth| bits | 1 << (depth / 8).saturating_sub(1)),
+    }
 }
 
 /// Runs all rows on `machine`.

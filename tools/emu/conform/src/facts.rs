@@ -7,6 +7,9 @@
 pub struct Facts {
     /// Number of last branch records.
     pub depth: u32,
+    /// Numbers of records to choose from, as CPUID.1CH:EAX[7:0]; 0 if there is no
+    /// choice.
+    pub depths: u32,
     /// IA32_PERF_CAPABILITIES.LBR_FMT.
     pub format: u32,
     /// Version of architectural performance monitoring.
@@ -33,6 +36,7 @@ impl Facts {
             };
             let slot = match key {
                 "depth" => &mut facts.depth,
+                "depths" => &mut facts.depths,
                 "format" => &mut facts.format,
                 "version" => &mut facts.version,
                 "general" => &mut facts.general,
@@ -51,7 +55,7 @@ impl Facts {
 
     /// Whether the records have an INFO register.
     pub fn has_info(&self) -> bool {
-        self.format == 5
+        self.format == 5 || self.is_architectural()
     }
 
     /// Whether the records are architectural.

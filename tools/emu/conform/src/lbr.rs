@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The model-specific last branch records, as software uses them.
+//! The last branch records, as software uses them: the model-specific ones, with
+//! IA32_DEBUGCTL.LBR, MSR_LBR_SELECT and a top of stack, and the architectural ones,
+//! with IA32_LBR_CTL.  Filters are those of MSR_LBR_SELECT here; IA32_LBR_CTL has a
+//! bit of the opposite meaning for each.
 
 use crate::branches::{Branch, Kind, Ring, Scenario};
 use crate::cpu::{rdmsr, wrmsr};
@@ -25,6 +28,18 @@ pub const EN_CALLSTACK: u64 = 1 << 9;
 /// All filters on kinds of branches.
 pub const KINDS: u64 = 0x1fc;
 
+/// IA32_LBR_CTL.LBREn
+pub const LBREN: u64 = 1 << 0;
+/// IA32_LBR_CTL.OS
+pub const OS: u64 = 1 << 1;
+/// IA32_LBR_CTL.USR
+pub const USR: u64 = 1 << 2;
+/// IA32_LBR_CTL.CALL_STACK
+pub const CALL_STACK: u64 = 1 << 3;
+
+/// FROM of a branch that comes from a ring of which nothing is recorded.
+const HIDDEN: u64 = 0xffff_ffff;
+
 /// The filters of MSR_LBR_SELECT on kinds of branches.
 pub const FILTERS: [(&str, u64); 7] = [
     ("JCC", 1 << 2),
@@ -34,6 +49,17 @@ pub const FILTERS: [(&str, u64); 7] = [
     ("NEAR_IND_JMP", 1 << 6),
     ("NEAR_REL_JMP", 1 << 7),
     ("FAR_BRANCH", 1 << 8),
+];
+
+/// The bits of IA32_LBR_CTL that have kinds of branches recorded.
+pub const ENABLES: [(&str, u64); 7] = [
+    ("JCC", 1 << 16),
+    ("NEAR_REL_CALL", 1 << 19),
+    ("NEAR_IND_CALL", 1 << 20),
+    ("NEAR_RET", 1 << 21),
+    ("NEAR_IND_JMP", 1 << 18),
+    ("NEAR_REL_JMP", 1 << 17),
+    ("OTHER_BRANCH", 1 << 22),
 ];
 
 /// The filter that drops branches of this kind.
@@ -49,19 +75,87 @@ pub fn filter(kind: Kind) -> (&'static str, u64) {
     }]
 }
 
-/// Whether `select` lets this branch be recorded (SDM, "Filtering of Last Branch
-/// Records").
-pub fn passes(branch: &Branch, select: u64) -> bool {
-    let ring = match branch.ring {
+/// IA32_LBR_CTL without LBREn, for the filters `select`.
+pub fn control(select: u64) -> u64 {
+    let level = |filter, enable| if select & filter == 0 { enable } else { 0 };
+    let mut control = level(CPL_EQ_0, OS) | level(CPL_NEQ_0, USR);
+    for ((_, filter), (_, enable)) in FILTERS.into_iter().zip(ENABLES) {
+        control |= level(filter, enable);
+    }
+    if select & EN_CALLSTACK != 0 {
+        control |= CALL_STACK;
+    }
+    control
+}
+
+/// The register that switches recording on, and its value for that.
+pub fn switch(facts: &Facts, select: u64) -> (u32, u64) {
+    if facts.is_architectural() {
+        (msr::IA32_LBR_CTL, LBREN | control(select))
+    } else {
+        (msr::IA32_DEBUGCTL, LBR)
+    }
+}
+
+/// How the manual calls the switch.
+pub fn switch_name(facts: &Facts) -> &'static str {
+    if facts.is_architectural() {
+        "IA32_LBR_CTL.LBREn"
+    } else {
+        "IA32_DEBUGCTL.LBR"
+    }
+}
+
+/// How the manual calls the register with the filters.
+pub fn filters_name(facts: &Facts) -> &'static str {
+    if facts.is_architectural() {
+        "IA32_LBR_CTL"
+    } else {
+        "MSR_LBR_SELECT"
+    }
+}
+
+fn ring_passes(ring: Ring, select: u64) -> bool {
+    let filter = match ring {
         Ring::K => CPL_EQ_0,
         Ring::U => CPL_NEQ_0,
     };
-    select & (filter(branch.kind).1 | ring) == 0
+    select & filter == 0
 }
 
-/// Empties the records and sets TOS to 0 and the filters to `select`.
+/// Whether `select` lets this branch be recorded (SDM, "Filtering of Last Branch
+/// Records", "LBR Filtering").
+fn passes(facts: &Facts, branch: &Branch, select: u64) -> bool {
+    let zero = branch.kind == Kind::ZeroCall && facts.is_architectural();
+    !zero && select & filter(branch.kind).1 == 0 && ring_passes(branch.ring, select)
+}
+
+/// What `scenario` leaves with these filters, the oldest first.
+pub fn expected<'a>(
+    facts: &'a Facts,
+    scenario: &'a Scenario,
+    select: u64,
+) -> impl Iterator<Item = Branch> + Clone + 'a {
+    let rings = core::iter::once(Ring::K).chain(scenario.branches().map(|branch| branch.ring));
+    scenario
+        .branches()
+        .zip(rings)
+        .filter(move |(branch, _)| passes(facts, branch, select))
+        .map(move |(branch, before)| {
+            let hidden = facts.is_architectural() && !ring_passes(before, select);
+            let from = if hidden { HIDDEN } else { branch.from };
+            Branch { from, ..branch }
+        })
+}
+
+/// Empties the records and sets the filters to `select`; TOS, if there is one, is 0.
 pub fn reset(facts: &Facts, select: u64) {
     wrmsr(msr::IA32_DEBUGCTL, 0);
+    if facts.is_architectural() {
+        wrmsr(msr::IA32_LBR_CTL, 0);
+        wrmsr(msr::IA32_LBR_DEPTH, u64::from(facts.depth));
+        return;
+    }
     for n in 0..facts.depth {
         wrmsr(msr::MSR_LASTBRANCH_0_FROM_IP + n, 0);
         wrmsr(msr::MSR_LASTBRANCH_0_TO_IP + n, 0);
@@ -73,11 +167,58 @@ pub fn reset(facts: &Facts, select: u64) {
     wrmsr(msr::MSR_LBR_SELECT, select);
 }
 
-/// FROM and TO of the record in slot `n`, without the flags that some formats
-/// keep in FROM.
+/// Starts recording everything, with these other bits in IA32_DEBUGCTL.
+pub fn start(facts: &Facts, debugctl: u64) {
+    let (register, on) = switch(facts, 0);
+    if register == msr::IA32_DEBUGCTL {
+        wrmsr(register, debugctl | on);
+    } else {
+        wrmsr(msr::IA32_DEBUGCTL, debugctl);
+        wrmsr(register, on);
+    }
+}
+
+/// Stops recording, and clears IA32_DEBUGCTL.  Gives whether it was on, and the
+/// other bits of IA32_DEBUGCTL.
+pub fn stop(facts: &Facts) -> (bool, u64) {
+    let debugctl = rdmsr(msr::IA32_DEBUGCTL);
+    let (register, _) = switch(facts, 0);
+    let on = rdmsr(register) & 1 != 0;
+    wrmsr(register, 0);
+    wrmsr(msr::IA32_DEBUGCTL, 0);
+    let others = if facts.is_architectural() {
+        debugctl
+    } else {
+        debugctl & !LBR
+    };
+    (on, others)
+}
+
+/// Runs `scenario` while branches are recorded.
+pub fn run(facts: &Facts, scenario: &Scenario, select: u64) {
+    let (register, on) = switch(facts, select);
+    scenario.run(register, on);
+}
+
+/// Runs `scenario` with all set but the switch.
+pub fn run_off(facts: &Facts, scenario: &Scenario) {
+    let (register, on) = switch(facts, 0);
+    scenario.run(register, on & !1);
+}
+
+/// FROM and TO of the `n`th record, from the newest on, without the flags that some
+/// formats keep in FROM.
 pub fn record(facts: &Facts, n: u32) -> (u64, u64) {
-    let from = rdmsr(msr::MSR_LASTBRANCH_0_FROM_IP + n);
-    let to = rdmsr(msr::MSR_LASTBRANCH_0_TO_IP + n);
+    if facts.is_architectural() {
+        return (
+            rdmsr(msr::IA32_LBR_0_FROM_IP + n),
+            rdmsr(msr::IA32_LBR_0_TO_IP + n),
+        );
+    }
+    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS) as u32;
+    let slot = tos.wrapping_sub(n) % facts.depth;
+    let from = rdmsr(msr::MSR_LASTBRANCH_0_FROM_IP + slot);
+    let to = rdmsr(msr::MSR_LASTBRANCH_0_TO_IP + slot);
     // EIP_FLAGS2: misprediction and TSX; addresses here are low.
     let flags = if facts.format == 4 { 7 << 61 } else { 0 };
     (from & !flags, to)
@@ -88,10 +229,9 @@ pub fn record(facts: &Facts, n: u32) -> (u64, u64) {
 pub fn holds(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) -> Verdict {
     ends_with(facts, expected.clone())?;
     for n in expected.count() as u32..facts.depth {
-        let slot = (n + 1) % facts.depth;
-        let (from, to) = record(facts, slot);
+        let (from, to) = record(facts, n);
         if (from, to) != (0, 0) {
-            fail!("record {slot}: {from:#x} to {to:#x}, though never written");
+            fail!("record {n} behind the newest: {from:#x} to {to:#x}, though never written");
         }
     }
     Ok(())
@@ -100,21 +240,22 @@ pub fn holds(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) -> V
 /// Whether the newest records, TOS having been 0 at first, are those of `expected`.
 pub fn ends_with(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) -> Verdict {
     let number = expected.clone().count() as u32;
-    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS);
-    if tos != u64::from(number % facts.depth) {
-        let (from, to) = record(facts, tos as u32 % facts.depth);
-        fail!("TOS {tos} after {number} branches to be recorded; newest {from:#x} to {to:#x}");
+    if !facts.is_architectural() {
+        let tos = rdmsr(msr::MSR_LASTBRANCH_TOS);
+        if tos != u64::from(number % facts.depth) {
+            let (from, to) = record(facts, 0);
+            fail!("TOS {tos} after {number} branches to be recorded; newest {from:#x} to {to:#x}");
+        }
     }
     for (n, branch) in expected.enumerate() {
-        let n = n as u32;
-        if n + facts.depth < number {
+        let age = number - 1 - n as u32;
+        if age >= facts.depth {
             continue;
         }
-        let (from, to) = record(facts, (n + 1) % facts.depth);
+        let (from, to) = record(facts, age);
         if (from, to) != (branch.from, branch.to) {
             fail!(
-                "record {}: {from:#x} to {to:#x}, must be {:#x} to {:#x}",
-                n + 1,
+                "record {age} behind the newest: {from:#x} to {to:#x}, must be {:#x} to {:#x}",
                 branch.from,
                 branch.to
             );
@@ -126,10 +267,8 @@ pub fn ends_with(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) 
 /// Records `scenario` with these filters and looks whether it is complete.
 pub fn records(facts: &Facts, scenario: &Scenario, select: u64) -> Verdict {
     reset(facts, select);
-    scenario.run(msr::IA32_DEBUGCTL, LBR);
-    same("IA32_DEBUGCTL", rdmsr(msr::IA32_DEBUGCTL), 0)?;
-    holds(
-        facts,
-        scenario.branches().filter(|branch| passes(branch, select)),
-    )
+    run(facts, scenario, select);
+    let (register, _) = switch(facts, select);
+    same("the switch afterwards", rdmsr(register), 0)?;
+    holds(facts, expected(facts, scenario, select))
 }

@@ -22,6 +22,7 @@ mod runtime;
 mod serial;
 mod traps;
 mod vmx;
+mod xsave;
 
 use core::ffi::CStr;
 

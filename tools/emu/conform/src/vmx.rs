@@ -24,16 +24,21 @@ pub const SAVE_DEBUG_CONTROLS: u32 = 1 << 2;
 const HOST_64_BIT: u32 = 1 << 9;
 /// VM-exit control: the host's IA32_PERF_GLOBAL_CTRL is loaded.
 pub const EXIT_LOAD_GLOBAL_CTRL: u32 = 1 << 12;
+/// VM-exit control: IA32_LBR_CTL is cleared.
+pub const CLEAR_LBR_CTL: u32 = 1 << 26;
 /// VM-entry control: the guest's IA32_DEBUGCTL and DR7 are loaded.
 pub const LOAD_DEBUG_CONTROLS: u32 = 1 << 2;
 const GUEST_64_BIT: u32 = 1 << 9;
 /// VM-entry control: the guest's IA32_PERF_GLOBAL_CTRL is loaded.
 pub const ENTRY_LOAD_GLOBAL_CTRL: u32 = 1 << 13;
+/// VM-entry control: the guest's IA32_LBR_CTL is loaded.
+pub const LOAD_LBR_CTL: u32 = 1 << 21;
 
 /// Fields of the VMCS.
 pub mod field {
     pub const GUEST_DEBUGCTL: u64 = 0x2802;
     pub const GUEST_GLOBAL_CTRL: u64 = 0x2808;
+    pub const GUEST_LBR_CTL: u64 = 0x2816;
     pub const HOST_GLOBAL_CTRL: u64 = 0x2c04;
     pub const EXIT_STORE_ADDRESS: u64 = 0x2006;
     pub const EXIT_LOAD_ADDRESS: u64 = 0x2008;
@@ -42,6 +47,7 @@ pub mod field {
     pub const EXIT_LOAD_COUNT: u64 = 0x4010;
     pub const ENTRY_LOAD_COUNT: u64 = 0x4014;
     pub const EXCEPTION_BITMAP: u64 = 0x4004;
+    pub const ENTRY_INTERRUPTION: u64 = 0x4016;
     pub const INSTRUCTION_ERROR: u64 = 0x4400;
     pub const EXIT_REASON: u64 = 0x4402;
     pub const EXIT_INTERRUPTION: u64 = 0x4404;
@@ -96,7 +102,7 @@ pub mod guest {
             }
         };
     }
-    guests! { exit cpuid jump nops_10 nops_110 rdmsr wrmsr rdpmc step nops_long }
+    guests! { exit cpuid jump nops_10 nops_110 rdmsr rdmsr_lbr_ctl wrmsr rdpmc step nops_long }
 }
 
 global_asm!(
@@ -169,9 +175,14 @@ guest_rdmsr:
     rdmsr
     vmcall
 
-    // MSR_LBR_SELECT
+guest_rdmsr_lbr_ctl:
+    mov ecx, 0x14ce
+    rdmsr
+    vmcall
+
+    // IA32_PERFEVTSEL0
 guest_wrmsr:
-    mov ecx, 0x1c8
+    mov ecx, 0x186
     mov eax, 4
     xor edx, edx
     wrmsr

@@ -206,14 +206,14 @@ fn registers(report: &mut Report, facts: &Facts) {
                 vmx::intercept(IA32_DEBUGCTL, true, true);
                 vmx::enter();
                 vmx::prepare(guest::wrmsr, Controls::default());
-                vmx::intercept(MSR_LBR_SELECT, true, true);
+                vmx::intercept(IA32_PERFEVTSEL0, true, true);
                 vmx::enter();
             })?;
             counted("guest", &["0x1d9", "guest_read"], 1)?;
             counted("guest", &["0x1d9", "exit_read"], 1)?;
             counted("guest", &["0x1d9", "exit_write"], 0)?;
-            counted("guest", &["0x1c8", "exit_write"], 1)?;
-            counted("guest", &["0x1c8", "guest_write"], 0)?;
+            counted("guest", &["0x186", "exit_write"], 1)?;
+            counted("guest", &["0x186", "guest_write"], 0)?;
             counted("guest", &["exits", "MSR_READ", "count"], 1)?;
             counted("guest", &["exits", "MSR_WRITE", "count"], 1)
         }

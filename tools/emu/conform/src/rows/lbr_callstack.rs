@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! SDM vol. 3, "Debug, Branch Profile, TSC, and Intel Resource Director
-//! Technology Features": "LBR Stack": the call-stack mode.
+//! Technology Features": "LBR Stack", and "Last Branch Records",
+//! "Call-Stack Mode".
 
 use crate::branches::{self, Scenario};
 use crate::facts::Facts;
-use crate::lbr::{self, CPL_EQ_0, EN_CALLSTACK, LBR};
-use crate::msr;
+use crate::lbr::{self, CPL_EQ_0, EN_CALLSTACK};
 use crate::report::{row, Report, Verdict};
 
 /// What the manual wants set in this mode: jumps and far branches filtered.
@@ -14,7 +14,7 @@ const SELECT: u64 = EN_CALLSTACK | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 8;
 /// The records after `scenario`: of its branches those that `stay`.
 fn stack(facts: &Facts, scenario: &Scenario, select: u64, stay: &[usize]) -> Verdict {
     lbr::reset(facts, select);
-    scenario.run(msr::IA32_DEBUGCTL, LBR);
+    lbr::run(facts, scenario, select);
     let branches = scenario.branches().enumerate();
     let staying = branches.filter(|(n, _)| stay.contains(n));
     // What a popped record leaves behind is not said.
@@ -48,10 +48,15 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("interrupts neither push nor pop", &branches::jump_interrupt, SELECT, &[]),
         ("CALLs deeper than the stack keep the newest", &branches::calls, SELECT, &ALL),
         ("CPL_EQ_0 keeps calls of ring 0 out", &branches::call_stays, SELECT | CPL_EQ_0, &[]),
-        ("without EN_CALLSTACK a RET is recorded and pops nothing", &branches::call_relative, 0, &[0, 1]),
+        ("without it a RET is recorded and pops nothing", &branches::call_relative, 0, &[0, 1]),
     ];
+    let mode = if facts.is_architectural() {
+        "IA32_LBR_CTL.CALL_STACK"
+    } else {
+        "MSR_LBR_SELECT.EN_CALLSTACK"
+    };
     for (rule, scenario, select, stay) in table {
-        row!(report, ("MSR_LBR_SELECT.EN_CALLSTACK: {rule}"), || {
+        row!(report, ("{mode}: {rule}"), || {
             stack(facts, scenario, select, stay)
         });
     }

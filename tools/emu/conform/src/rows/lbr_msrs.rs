@@ -29,6 +29,10 @@ fn all_absent(first: u32, last: u32) -> Verdict {
 }
 
 pub fn rows(report: &mut Report, facts: &Facts) {
+    old(report);
+    if facts.is_architectural() {
+        return;
+    }
     let depth = facts.depth;
     let files = [
         ("MSR_LASTBRANCH_x_FROM_IP", FROM),
@@ -128,21 +132,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         );
     }
 
-    for (first, last, what) in [
-        (0x40, 0x47, "of the Core microarchitecture (FROM)"),
-        (0x60, 0x67, "of the Core microarchitecture (TO)"),
-        (
-            0x1db,
-            0x1dc,
-            "of the P6 family (LASTBRANCHFROMIP, LASTBRANCHTOIP)",
-        ),
-    ] {
-        row!(
-            report,
-            ("Last branch registers {what}: #GP"),
-            || all_absent(first, last)
-        );
-    }
     row!(
         report,
         ("IA32_LBR_CTL, IA32_LBR_DEPTH: #GP without CPUID.07H:EDX[19] (Arch LBR)"),
@@ -163,7 +152,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         row!(
             report,
             ("{what}: #GP without CPUID.07H:EDX[19] (Arch LBR)"),
-            || { all_absent(first, first + 0x1f) }
+            || { all_absent(first, first + 0x3f) }
         );
     }
     for (index, what) in [
@@ -173,5 +162,23 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         row!(report, ("{what} is read-only: #GP on WRMSR"), || refuses(
             index, 0
         ));
+    }
+}
+
+fn old(report: &mut Report) {
+    for (first, last, what) in [
+        (0x40, 0x47, "of the Core microarchitecture (FROM)"),
+        (0x60, 0x67, "of the Core microarchitecture (TO)"),
+        (
+            0x1db,
+            0x1dc,
+            "of the P6 family (LASTBRANCHFROMIP, LASTBRANCHTOIP)",
+        ),
+    ] {
+        row!(
+            report,
+            ("Last branch registers {what}: #GP"),
+            || all_absent(first, last)
+        );
     }
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The rows, a module for each part of the manual.
 
+mod arch_lbr;
+mod arch_lbr_vmx;
+mod arch_lbr_xsave;
 mod counters;
 mod cpuid;
 mod debugctl;
@@ -22,17 +25,29 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 14] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
-    ("Last branch records: registers", lbr_msrs::rows),
+    (
+        "Last branch records: model-specific registers",
+        lbr_msrs::rows,
+    ),
+    (
+        "Last branch records: architectural registers",
+        arch_lbr::rows,
+    ),
     ("Last branch records: branches", lbr_records::rows),
     ("Last branch records: call stack", lbr_callstack::rows),
+    ("XSAVE: architectural LBRs", arch_lbr_xsave::rows),
     ("IA32_DEBUGCTL", debugctl::rows),
     ("Performance monitoring: registers", pmu_msrs::rows),
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
     ("VM entries and VM exits", vmx::rows),
+    (
+        "VM entries and VM exits: architectural LBRs",
+        arch_lbr_vmx::rows,
+    ),
     ("Counters of the emulator", counters::rows),
 ];
 

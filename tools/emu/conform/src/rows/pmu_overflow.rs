@@ -6,7 +6,7 @@ use crate::apic;
 use crate::branches::{self, Scenario};
 use crate::cpu::{interrupt_window, rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{self, FREEZE_LBRS_ON_PMI, FREEZE_PERFMON_ON_PMI, LBR};
+use crate::lbr::{self, FREEZE_LBRS_ON_PMI, FREEZE_PERFMON_ON_PMI};
 use crate::msr::{self, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, BRANCHES, CTR_FRZ, EN, INSTRUCTIONS, INT, LBR_FRZ, OS, USR};
 use crate::report::{fail, row, same, Report, Verdict};
@@ -270,21 +270,17 @@ fn freeze(report: &mut Report, facts: &Facts) {
     let (counter, scenario) = (Counter::General(0), &branches::jumps_and_nops);
     let global = || rdmsr(IA32_PERF_GLOBAL_CTRL);
     // An overflow between two jumps, which are recorded unless frozen.
+    // Gives whether recording is on then, and the other bits of IA32_DEBUGCTL.
     let overflow = |debugctl: u64, interrupt: bool| {
         lbr::reset(facts, 0);
         prepare(facts, counter, 20, interrupt);
         apic::set_performance_entry(apic::MASKED);
-        wrmsr(msr::IA32_DEBUGCTL, debugctl);
-        wrmsr(msr::MSR_LASTBRANCH_TOS, 0);
-        let slots = facts.depth;
-        for n in 0..slots {
-            wrmsr(msr::MSR_LASTBRANCH_0_FROM_IP + n, 0);
-        }
-        scenario.run_then(IA32_PERF_GLOBAL_CTRL, counter.bit(), || {
-            let after = rdmsr(msr::IA32_DEBUGCTL);
-            wrmsr(msr::IA32_DEBUGCTL, 0);
-            after
-        })
+        lbr::start(facts, debugctl);
+        scenario.run_then(IA32_PERF_GLOBAL_CTRL, counter.bit(), || lbr::stop(facts))
+    };
+    let leaves = |found: (bool, u64), on: bool, debugctl: u64| -> Verdict {
+        same("recording", u64::from(found.0), u64::from(on))?;
+        same("IA32_DEBUGCTL", found.1, debugctl)
     };
     // Whether the second jump was recorded; branches of this program come later.
     let jumps = || {
@@ -308,17 +304,18 @@ fn freeze(report: &mut Report, facts: &Facts) {
         report,
         ("without FREEZE_LBRS_ON_PMI an overflow stops no recording"),
         || {
-            same("IA32_DEBUGCTL", overflow(LBR, true), LBR)?;
+            leaves(overflow(0, true), true, 0)?;
             same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
             seen([true, true])
         }
     );
-    let freeze = LBR | FREEZE_LBRS_ON_PMI;
+    let freeze = FREEZE_LBRS_ON_PMI;
+    let switch = lbr::switch_name(facts);
     row!(
         report,
         ("FREEZE_LBRS_ON_PMI: an overflow without PMI freezes nothing"),
         || {
-            same("IA32_DEBUGCTL", overflow(freeze, false), freeze)?;
+            leaves(overflow(freeze, false), true, freeze)?;
             seen([true, true])
         }
     );
@@ -333,8 +330,8 @@ fn freeze(report: &mut Report, facts: &Facts) {
         );
         row!(
             report,
-            ("FREEZE_LBRS_ON_PMI, streamlined: IA32_DEBUGCTL.LBR stays set"),
-            || { same("IA32_DEBUGCTL", overflow(freeze, true), freeze) }
+            ("FREEZE_LBRS_ON_PMI, streamlined: {switch} stays set"),
+            || { leaves(overflow(freeze, true), true, freeze) }
         );
         row!(
             report,
@@ -360,7 +357,7 @@ fn freeze(report: &mut Report, facts: &Facts) {
                 pmu::reset(facts);
                 lbr::reset(facts, 0);
                 wrmsr(msr::IA32_PERF_GLOBAL_STATUS_SET, LBR_FRZ);
-                branches::all.run(msr::IA32_DEBUGCTL, LBR);
+                lbr::run(facts, &branches::all, 0);
                 pmu::clear_status(facts);
                 lbr::holds(facts, core::iter::empty())
             }
@@ -425,7 +422,7 @@ fn freeze(report: &mut Report, facts: &Facts) {
         row!(
             report,
             ("FREEZE_LBRS_ON_PMI, legacy: a PMI clears IA32_DEBUGCTL.LBR"),
-            || { same("IA32_DEBUGCTL", overflow(freeze, true), FREEZE_LBRS_ON_PMI) }
+            || { leaves(overflow(freeze, true), false, freeze) }
         );
         row!(
             report,

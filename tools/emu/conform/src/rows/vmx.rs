@@ -6,19 +6,22 @@ use crate::apic;
 use crate::branches::{self, Branch, Kind, Ring};
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{self, FREEZE_LBRS_ON_PMI, LBR};
+use crate::lbr::{self, BTF, FREEZE_LBRS_ON_PMI, LBR};
 use crate::msr::{self, IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, EN, INSTRUCTIONS, INT, OS};
 use crate::report::{fail, row, same, Report, Verdict};
+use crate::traps;
 use crate::vmx::{self, field, guest, AreaEntry, Controls, End};
 
+/// VM-entry interruption information: valid, external interrupt.
+const EXTERNAL_INTERRUPT: u64 = 1 << 31;
 // Basic exit reasons.
 const EXCEPTION_OR_NMI: u64 = 0;
 const RDPMC: u64 = 15;
-const VMCALL: u64 = 18;
+pub(super) const VMCALL: u64 = 18;
 const RDMSR: u64 = 31;
 const WRMSR: u64 = 32;
-const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
+pub(super) const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
 const MSR_LOADING: u64 = 1 << 31 | 34;
 /// VM-instruction error: VM entry with invalid host-state fields.
 const INVALID_HOST_STATE: u64 = 8;
@@ -29,7 +32,7 @@ const DEBUG: Controls = Controls {
     exit: vmx::SAVE_DEBUG_CONTROLS,
     entry: vmx::LOAD_DEBUG_CONTROLS,
 };
-const NONE: Controls = Controls {
+pub(super) const NONE: Controls = Controls {
     pin: 0,
     processor: 0,
     exit: 0,
@@ -42,7 +45,7 @@ const GLOBAL: Controls = Controls {
     entry: vmx::ENTRY_LOAD_GLOBAL_CTRL,
 };
 
-fn ends(found: End, expected: End) -> Verdict {
+pub(super) fn ends(found: End, expected: End) -> Verdict {
     if found == expected {
         return Ok(());
     }
@@ -52,7 +55,7 @@ fn ends(found: End, expected: End) -> Verdict {
     }
 }
 
-fn exits(reason: u64) -> Verdict {
+pub(super) fn exits(reason: u64) -> Verdict {
     ends(vmx::enter(), End::Exit(reason))
 }
 
@@ -67,8 +70,7 @@ fn branch((from, to): (u64, u64)) -> Branch {
 }
 
 fn newest(facts: &Facts, expected: (u64, u64)) -> Verdict {
-    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS) as u32;
-    let (from, to) = lbr::record(facts, tos % facts.depth);
+    let (from, to) = lbr::record(facts, 0);
     same("newest FROM", from, expected.0)?;
     same("newest TO", to, expected.1)
 }
@@ -114,8 +116,10 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             1
         ));
     }
-    debugctl(report, facts);
-    records(report, facts);
+    debugctl(report);
+    if !facts.is_architectural() {
+        records(report, facts);
+    }
     global_ctrl(report, facts);
     areas(report, facts);
     intercepts(report, facts);
@@ -123,8 +127,8 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     lbr::reset(facts, 0);
 }
 
-fn debugctl(report: &mut Report, facts: &Facts) {
-    for value in [LBR, FREEZE_LBRS_ON_PMI, 0] {
+fn debugctl(report: &mut Report) {
+    for value in [BTF, FREEZE_LBRS_ON_PMI, 0] {
         row!(
             report,
             ("load debug controls: the guest's IA32_DEBUGCTL is {value:#x}"),
@@ -187,8 +191,8 @@ fn debugctl(report: &mut Report, facts: &Facts) {
             ("VM exit clears IA32_DEBUGCTL, {name} save debug controls"),
             || {
                 vmx::prepare(guest::exit, controls);
-                vmx::write(field::GUEST_DEBUGCTL, LBR);
-                wrmsr(IA32_DEBUGCTL, LBR);
+                vmx::write(field::GUEST_DEBUGCTL, FREEZE_LBRS_ON_PMI);
+                wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
                 exits(VMCALL)?;
                 same("IA32_DEBUGCTL", rdmsr(IA32_DEBUGCTL), 0)
             }
@@ -225,6 +229,35 @@ fn debugctl(report: &mut Report, facts: &Facts) {
             exits(VMCALL)
         }
     );
+}
+
+/// A VM entry with `controls` and `value` in `field` injects an interrupt; its
+/// delivery is recorded.
+pub(super) fn injection(facts: &Facts, controls: Controls, field: u64, value: u64) -> Verdict {
+    let code = guest::nops_10 as unsafe extern "C" fn();
+    let handler = guest::exit as unsafe extern "C" fn();
+    lbr::reset(facts, 0);
+    vmx::prepare(code, controls);
+    vmx::write(field, value);
+    vmx::write(
+        field::ENTRY_INTERRUPTION,
+        EXTERNAL_INTERRUPT | traps::LOCAL as u64,
+    );
+    vmx::write(field::GUEST_RFLAGS, 0x202);
+    traps::handle(traps::LOCAL, handler as usize as u64);
+    let end = vmx::enter();
+    traps::restore(traps::LOCAL);
+    ends(end, End::Exit(VMCALL))?;
+    newest(facts, (code as usize as u64, handler as usize as u64))?;
+    same("FROM of the one before", lbr::record(facts, 1).0, 0)
+}
+
+fn records(report: &mut Report, facts: &Facts) {
+    row!(
+        report,
+        ("an interrupt that VM entry injects is recorded from the guest's RIP to its handler"),
+        || injection(facts, DEBUG, field::GUEST_DEBUGCTL, LBR)
+    );
     row!(
         report,
         ("a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set"),
@@ -243,9 +276,6 @@ fn debugctl(report: &mut Report, facts: &Facts) {
             )
         }
     );
-}
-
-fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("a guest's branches are recorded with its IA32_DEBUGCTL.LBR, VM exit is not"),
@@ -415,19 +445,23 @@ fn global_ctrl(report: &mut Report, facts: &Facts) {
 }
 
 fn areas(report: &mut Report, facts: &Facts) {
-    let registers = [
-        ("MSR_LBR_SELECT", msr::MSR_LBR_SELECT, 5),
-        ("MSR_LASTBRANCH_TOS", msr::MSR_LASTBRANCH_TOS, 3),
-        (
-            "MSR_LASTBRANCH_0_FROM_IP",
-            msr::MSR_LASTBRANCH_0_FROM_IP,
-            0x1234,
-        ),
-        (
-            "MSR_LASTBRANCH_0_TO_IP",
-            msr::MSR_LASTBRANCH_0_TO_IP,
-            0x5678,
-        ),
+    #[rustfmt::skip]
+    let own = if facts.is_architectural() {
+        [
+            ("IA32_LBR_CTL", msr::IA32_LBR_CTL, 6),
+            ("IA32_LBR_31_INFO", msr::IA32_LBR_0_INFO + 31, 5),
+            ("IA32_LBR_0_FROM_IP", msr::IA32_LBR_0_FROM_IP, 0x1234),
+            ("IA32_LBR_0_TO_IP", msr::IA32_LBR_0_TO_IP, 0x5678),
+        ]
+    } else {
+        [
+            ("MSR_LBR_SELECT", msr::MSR_LBR_SELECT, 5),
+            ("MSR_LASTBRANCH_TOS", msr::MSR_LASTBRANCH_TOS, 3),
+            ("MSR_LASTBRANCH_0_FROM_IP", msr::MSR_LASTBRANCH_0_FROM_IP, 0x1234),
+            ("MSR_LASTBRANCH_0_TO_IP", msr::MSR_LASTBRANCH_0_TO_IP, 0x5678),
+        ]
+    };
+    let counters = [
         ("IA32_PERFEVTSEL0", msr::IA32_PERFEVTSEL0, 0x3c),
         ("IA32_FIXED_CTR_CTRL", msr::IA32_FIXED_CTR_CTRL, 3),
     ];
@@ -435,7 +469,7 @@ fn areas(report: &mut Report, facts: &Facts) {
         pmu::reset(facts);
         lbr::reset(facts, 0);
     };
-    for (name, index, value) in registers {
+    for (name, index, value) in own.into_iter().chain(counters) {
         row!(report, ("VM-entry MSR-load area: {name} is loaded"), || {
             clear();
             let area = [AreaEntry {
@@ -477,17 +511,10 @@ fn areas(report: &mut Report, facts: &Facts) {
             }
         );
     }
+    let [(_, filters, _), .., (_, to, _)] = own;
     for (name, index, value) in [
-        (
-            "a reserved bit of MSR_LBR_SELECT",
-            msr::MSR_LBR_SELECT,
-            1 << 10,
-        ),
-        (
-            "a non-canonical address for MSR_LASTBRANCH_0_TO_IP",
-            msr::MSR_LASTBRANCH_0_TO_IP,
-            1 << 63,
-        ),
+        ("a reserved bit of the filters", filters, 1 << 10),
+        ("a non-canonical address for TO", to, 1 << 63),
         (
             "a register that is read-only",
             msr::IA32_PERF_CAPABILITIES,
@@ -500,7 +527,7 @@ fn areas(report: &mut Report, facts: &Facts) {
             || {
                 clear();
                 let good = AreaEntry {
-                    index: msr::MSR_LBR_SELECT,
+                    index: msr::IA32_PERFEVTSEL0,
                     ..AreaEntry::default()
                 };
                 let area = [
@@ -533,7 +560,7 @@ fn intercepts(report: &mut Report, facts: &Facts) {
             guest::rdmsr as unsafe extern "C" fn(),
             IA32_DEBUGCTL,
         ),
-        ("WRMSR", guest::wrmsr, msr::MSR_LBR_SELECT),
+        ("WRMSR", guest::wrmsr, msr::IA32_PERFEVTSEL0),
     ] {
         let reads = name == "RDMSR";
         row!(
@@ -557,12 +584,12 @@ fn intercepts(report: &mut Report, facts: &Facts) {
     }
     row!(
         report,
-        ("MSR bitmap: a WRMSR that does not exit reaches MSR_LBR_SELECT"),
+        ("MSR bitmap: a WRMSR that does not exit reaches IA32_PERFEVTSEL0"),
         || {
-            lbr::reset(facts, 0);
+            pmu::reset(facts);
             vmx::prepare(guest::wrmsr, NONE);
             exits(VMCALL)?;
-            same("MSR_LBR_SELECT", rdmsr(msr::MSR_LBR_SELECT), 4)
+            same("IA32_PERFEVTSEL0", rdmsr(msr::IA32_PERFEVTSEL0), 4)
         }
     );
     row!(report, ("RDPMC exiting: RDPMC exits"), || {

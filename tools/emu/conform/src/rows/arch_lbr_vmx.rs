@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SDM vol. 3, "VM Entries", "VM Exits", "VMX Capability Reporting Facility": what they
+//! do to the architectural last branch records.
+
+use super::vmx::{ends, exits, injection, INVALID_GUEST_STATE, NONE, VMCALL};
+use crate::branches;
+use crate::cpu::{rdmsr, wrmsr};
+use crate::facts::Facts;
+use crate::lbr::{self, LBREN};
+use crate::msr::IA32_LBR_CTL;
+use crate::report::{row, same, Report};
+use crate::vmx::{self, field, guest, Controls, End};
+
+const BOTH: Controls = Controls {
+    pin: 0,
+    processor: 0,
+    exit: vmx::CLEAR_LBR_CTL,
+    entry: vmx::LOAD_LBR_CTL,
+};
+
+pub fn rows(report: &mut Report, facts: &Facts) {
+    let (exit, entry) = vmx::allowed();
+    let expected = u64::from(facts.is_architectural());
+    row!(
+        report,
+        ("VM-exit control \"clear IA32_LBR_CTL\": allowed {expected}"),
+        || same(
+            "allowed",
+            u64::from(exit & vmx::CLEAR_LBR_CTL != 0),
+            expected
+        )
+    );
+    row!(
+        report,
+        ("VM-entry control \"load guest IA32_LBR_CTL\": allowed {expected}"),
+        || same(
+            "allowed",
+            u64::from(entry & vmx::LOAD_LBR_CTL != 0),
+            expected
+        )
+    );
+    if !facts.is_architectural() {
+        return;
+    }
+    control(report, facts);
+    records(report, facts);
+    lbr::reset(facts, 0);
+}
+
+fn control(report: &mut Report, facts: &Facts) {
+    let all = lbr::control(0);
+    for value in [all, all | LBREN, 0] {
+        row!(
+            report,
+            ("load guest IA32_LBR_CTL: the guest's is {value:#x}"),
+            || {
+                lbr::reset(facts, 0);
+                vmx::prepare(guest::rdmsr_lbr_ctl, BOTH);
+                vmx::write(field::GUEST_LBR_CTL, value);
+                exits(VMCALL)?;
+                same("IA32_LBR_CTL in the guest", vmx::answer(), value)
+            }
+        );
+        row!(
+            report,
+            ("VM exit saves an IA32_LBR_CTL of {value:#x}, with no control for it"),
+            || {
+                lbr::reset(facts, 0);
+                vmx::prepare(guest::exit, NONE);
+                vmx::write(field::GUEST_LBR_CTL, 0x6);
+                wrmsr(IA32_LBR_CTL, value);
+                exits(VMCALL)?;
+                same(
+                    "guest IA32_LBR_CTL field",
+                    vmx::read(field::GUEST_LBR_CTL),
+                    value,
+                )
+            }
+        );
+    }
+    row!(
+        report,
+        ("without load guest IA32_LBR_CTL the guest has the host's"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::rdmsr_lbr_ctl, Controls { entry: 0, ..BOTH });
+            vmx::write(field::GUEST_LBR_CTL, 0);
+            wrmsr(IA32_LBR_CTL, all);
+            exits(VMCALL)?;
+            same("IA32_LBR_CTL in the guest", vmx::answer(), all)
+        }
+    );
+    row!(report, ("clear IA32_LBR_CTL: VM exit clears it"), || {
+        vmx::prepare(guest::exit, BOTH);
+        vmx::write(field::GUEST_LBR_CTL, all | LBREN);
+        exits(VMCALL)?;
+        same("IA32_LBR_CTL", rdmsr(IA32_LBR_CTL), 0)
+    });
+    row!(
+        report,
+        ("without clear IA32_LBR_CTL the guest's stays after VM exit"),
+        || {
+            vmx::prepare(guest::exit, Controls { exit: 0, ..BOTH });
+            vmx::write(field::GUEST_LBR_CTL, all);
+            exits(VMCALL)?;
+            let found = rdmsr(IA32_LBR_CTL);
+            lbr::reset(facts, 0);
+            same("IA32_LBR_CTL", found, all)
+        }
+    );
+    for bit in [4, 15, 23, 32, 63] {
+        row!(
+            report,
+            ("load guest IA32_LBR_CTL: VM entry fails on reserved bit {bit}"),
+            || {
+                vmx::prepare(guest::exit, BOTH);
+                vmx::write(field::GUEST_LBR_CTL, 1 << bit);
+                exits(INVALID_GUEST_STATE)
+            }
+        );
+    }
+    row!(
+        report,
+        ("without load guest IA32_LBR_CTL the field is not checked"),
+        || {
+            vmx::prepare(guest::exit, Controls { entry: 0, ..BOTH });
+            vmx::write(field::GUEST_LBR_CTL, 1 << 63);
+            exits(VMCALL)
+        }
+    );
+    row!(
+        report,
+        ("clear IA32_LBR_CTL: a VM entry that fails late clears it as well"),
+        || {
+            vmx::prepare(guest::exit, BOTH);
+            vmx::write(field::GUEST_LBR_CTL, 1 << 63);
+            wrmsr(IA32_LBR_CTL, all);
+            exits(INVALID_GUEST_STATE)?;
+            same("IA32_LBR_CTL", rdmsr(IA32_LBR_CTL), 0)
+        }
+    );
+}
+
+fn records(report: &mut Report, facts: &Facts) {
+    let on = LBREN | lbr::control(0);
+    row!(
+        report,
+        ("a guest's branches are recorded with its LBREn, VM exit is not"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::jump, BOTH);
+            vmx::write(field::GUEST_LBR_CTL, on);
+            exits(VMCALL)?;
+            same("FROM", lbr::record(facts, 0).0, vmx::guest_jump().0)?;
+            same("TO", lbr::record(facts, 0).1, vmx::guest_jump().1)?;
+            same("the one before", lbr::record(facts, 1).0, 0)
+        }
+    );
+    row!(
+        report,
+        ("a guest's branches are not recorded without it, nor is VM entry"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::jump, BOTH);
+            vmx::write(field::GUEST_LBR_CTL, on & !LBREN);
+            wrmsr(IA32_LBR_CTL, on);
+            ends(vmx::enter(), End::Exit(VMCALL))?;
+            same("FROM", lbr::record(facts, 0).0, vmx::jump().0)?;
+            same("TO", lbr::record(facts, 0).1, vmx::jump().1)
+        }
+    );
+    row!(
+        report,
+        ("an interrupt that VM entry injects is recorded from the guest's RIP to its handler"),
+        || injection(facts, BOTH, field::GUEST_LBR_CTL, on)
+    );
+    row!(
+        report,
+        ("VM entry and VM exit keep the records and IA32_LBR_DEPTH"),
+        || {
+            lbr::records(facts, &branches::call_relative, 0)?;
+            vmx::prepare(guest::exit, BOTH);
+            exits(VMCALL)?;
+            lbr::holds(facts, lbr::expected(facts, &branches::call_relative, 0))
+        }
+    );
+}
