@@ -8,7 +8,7 @@ LAB := cargo run --quiet --release --package lab --
 FLAVOUR ?= lab
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
-	lab shell demo conform check check-full kvm-selftests lint bindings \
+	lab shell demo conform check check-full mutants kvm-selftests lint bindings \
 	setup-packages deb check-packages htmldocs clean
 
 help: ## list the targets
@@ -71,6 +71,9 @@ check: lab ## all tests; the last line is the sum
 
 check-full: lab kvm-selftests ## the same and all that takes long: hours
 	@$(LAB) check --full
+
+mutants: emu ## break the hardware model in every way, and see tests fail: hours
+	@tools/emu/mutants
 
 lint: setup ## formatting and lints of all sources
 	@scripts/lint

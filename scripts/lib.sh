@@ -52,3 +52,19 @@ need() {
 			die "$cmd is missing; run 'make setup' (needs root or sudo)"
 	done
 }
+
+# tool NAME VERSION CRATE [FLAG...]: install a cargo tool of a fixed
+# version unless the cache has it.
+tool() {
+	name=$1 version=$2 crate=$3
+	shift 3
+	bin=$(cache_dir)/tools/$crate-$version/bin/$name
+	if [ ! -x "$bin" ]; then
+		step "building $crate $version"
+		run_logged "$(cache_dir)/log/$crate.log" "building $crate" \
+			cargo install --locked --quiet --version "$version" \
+			--root "$(cache_dir)/tools/$crate-$version" "$@" "$crate"
+	fi
+	mkdir -p "$(cache_dir)/tools/bin"
+	ln -sfn "$bin" "$(cache_dir)/tools/bin/$name"
+}

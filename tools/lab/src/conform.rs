@@ -17,7 +17,7 @@ use crate::protocol::Transcript;
 use crate::run::{self, Files, Options, Outcome};
 
 /// Limit of the emulator's CPU time; a run takes a second or two.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The name of a run.
 pub fn title(machine: &str) -> String {

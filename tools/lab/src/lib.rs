@@ -19,6 +19,7 @@ pub mod initramfs;
 pub mod iso;
 pub mod junit;
 pub mod ktap;
+pub mod mutants;
 pub mod places;
 pub mod profile;
 pub mod protocol;

@@ -12,6 +12,7 @@ use lab::bench;
 use lab::check;
 use lab::conform;
 use lab::demo::{self, Provider};
+use lab::mutants;
 use lab::places::{Places, Products};
 use lab::run::{self, Options, Size};
 use lab::shell;
@@ -87,6 +88,12 @@ enum Command {
         /// Machines, as `lab list` names them, or paths of descriptions [default: all
         /// with one CPU]
         machines: Vec<String>,
+    },
+    /// Break the hardware model in every way that cargo-mutants knows, and see rows or
+    /// tests fail; goes on where an earlier run of the same sources ended
+    Mutants {
+        /// Only those whose name has one of these in it
+        filters: Vec<String>,
     },
     /// Run all test levels; the last line is the sum
     Check {
@@ -219,6 +226,7 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
                 outcomes.iter().all(|outcome| outcome.sum().is_success()),
             ))
         }
+        Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
         Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
         Command::BenchEmu {
             machine,

@@ -182,6 +182,13 @@ impl Places {
         other
     }
 
+    /// The same with another folder for logs.
+    #[must_use]
+    pub fn with_logs(mut self, logs: PathBuf) -> Self {
+        self.products.log = Some(logs);
+        self
+    }
+
     /// The folder for the logs of `run`, made empty.
     ///
     /// # Errors

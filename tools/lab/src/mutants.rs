@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Shows that tests of the hardware model can fail: breaks the model in every way
+//! that cargo-mutants knows, and runs the conformance rows on it, and where none
+//! of them notices the model's own tests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::conform;
+use crate::ktap::{Report, Test};
+use crate::places::Places;
+use crate::run::{self, Options};
+
+/// A change of the model, as `cargo mutants --list --json` has it.
+#[derive(Clone, Debug, Deserialize)]
+struct Mutant {
+    name: String,
+    file: PathBuf,
+    span: Span,
+    replacement: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Span {
+    start: Place,
+    end: Place,
+}
+
+/// Line and column, both from 1; a column is a character.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
+impl Place {
+    fn offset(self, text: &str) -> Option<usize> {
+        let line = text.split_inclusive('\n').nth(self.line.checked_sub(1)?)?;
+        let start = line.as_ptr() as usize - text.as_ptr() as usize;
+        let column = self.column.checked_sub(1)?;
+        let within = line.char_indices().nth(column).map(|(at, _)| at);
+        Some(start + within.unwrap_or(line.len()))
+    }
+}
+
+impl Mutant {
+    /// The text of its file with the change.
+    fn apply(&self, text: &str) -> Result<String> {
+        let places = self.span.start.offset(text).zip(self.span.end.offset(text));
+        let (start, end) = places.context("the list of mutants is of another text")?;
+        Ok([&text[..start], &self.replacement, &text[end..]].concat())
+    }
+
+    /// Its name without line and column, which change with every edit.
+    fn title(&self) -> String {
+        title(&self.name)
+    }
+}
+
+fn title(name: &str) -> String {
+    let mut parts = name.splitn(4, ':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(file), Some(_), Some(_), Some(what)) => format!("{file}:{what}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Who noticed a mutant.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+enum Fate {
+    /// It does not compile.
+    NoProgram,
+    /// Rows of the conformance program, by name.
+    Rows(BTreeSet<String>),
+    /// The model's own tests.
+    Tests,
+    /// Nobody.
+    Survives,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Verdict {
+    name: String,
+    fate: Fate,
+}
+
+/// What is known of a mutant or a row that nobody noticed, `tools/emu/mutants.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    #[serde(default)]
+    survivor: Vec<Explained>,
+    #[serde(default)]
+    row: Vec<Explained>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Explained {
+    name: String,
+    reason: String,
+}
+
+fn reason<'a>(known: &'a [Explained], name: &str) -> Option<&'a str> {
+    known
+        .iter()
+        .find(|explained| explained.name == name)
+        .map(|explained| explained.reason.as_str())
+}
+
+/// A copy of the tree in which the model is changed.
+struct Workshop<'a> {
+    places: &'a Places,
+    options: &'a Options,
+    tree: PathBuf,
+    target: PathBuf,
+    log: PathBuf,
+}
+
+impl<'a> Workshop<'a> {
+    fn new(places: &'a Places, options: &'a Options, folder: &Path, n: usize) -> Result<Self> {
+        let tree = folder.join(format!("tree-{n}"));
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        fs::create_dir_all(&tree)?;
+        let copied = Command::new("sh")
+            .args([
+                "-c",
+                "git ls-files -z | tar --null -T - -cf - | tar -C \"$1\" -xf -",
+                "sh",
+            ])
+            .arg(&tree)
+            .current_dir(&places.top)
+            .status()?;
+        if !copied.success() {
+            bail!("the tree cannot be copied to {}", tree.display());
+        }
+        Ok(Self {
+            places,
+            options,
+            tree,
+            target: folder.join(format!("target-{n}")),
+            log: folder.join(format!("log-{n}")),
+        })
+    }
+
+    /// Runs a program of the copy, and gives whether it succeeded.
+    fn run(&self, command: &mut Command, log: &str) -> Result<bool> {
+        fs::create_dir_all(&self.log)?;
+        let log = File::create(self.log.join(log))?;
+        let status = command
+            .current_dir(&self.tree)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .status()
+            .context("a build step does not run")?;
+        Ok(status.success())
+    }
+
+    /// What becomes of the mutant.
+    fn fate(&self, mutant: &Mutant) -> Result<Fate> {
+        let original = fs::read_to_string(self.places.top.join(&mutant.file))?;
+        let place = self.tree.join(&mutant.file);
+        fs::write(&place, mutant.apply(&original)?)?;
+        let fate = self.judge();
+        fs::write(&place, original)?;
+        fate
+    }
+
+    fn judge(&self) -> Result<Fate> {
+        if !self.run(&mut Command::new("tools/emu/build"), "build")? {
+            return Ok(Fate::NoProgram);
+        }
+        let bochs = self.tree.join("build/emu/bochs").canonicalize()?;
+        let places = self
+            .places
+            .with_bochs(bochs.clone())
+            .with_logs(self.log.clone());
+        let mut failed = BTreeSet::new();
+        for machine in conform::machines(self.places)? {
+            let outcome = conform::conform(&places, self.options, &machine)?;
+            rows(&outcome.report, |name, test| {
+                if test.failed() {
+                    failed.insert(name.to_owned());
+                }
+            });
+            failed.extend(outcome.report.problems.first().map(|_| END.to_owned()));
+        }
+        // Nobody wants this emulator again.
+        if let Some(folder) = bochs.parent().filter(|folder| !self.is_ours(folder)) {
+            fs::remove_dir_all(folder)?;
+        }
+        if !failed.is_empty() {
+            return Ok(Fate::Rows(failed));
+        }
+        let mut tests = Command::new("timeout");
+        tests.args(["300", "cargo", "test", "--package", "emu-model"]);
+        Ok(if self.run(&mut tests, "tests")? {
+            Fate::Survives
+        } else {
+            Fate::Tests
+        })
+    }
+
+    /// Whether the folder is that of the emulator of the tree itself: some changes
+    /// give the same program.
+    fn is_ours(&self, folder: &Path) -> bool {
+        let ours = self.places.bochs().ok();
+        ours.as_deref().and_then(Path::parent) == Some(folder)
+    }
+}
+
+/// The name of what fails if the program comes to no end.
+const END: &str = "the program comes to its end";
+
+/// Each row with its name.
+fn rows(report: &Report, mut visit: impl FnMut(&str, &Test)) {
+    for test in &report.tests {
+        test.leaves("", &mut |path, leaf| visit(path, leaf));
+    }
+}
+
+/// The mutants whose name has one of `filters` in it.
+fn list(places: &Places, filters: &[String]) -> Result<Vec<Mutant>> {
+    let output = Command::new("cargo")
+        .args(["mutants", "--list", "--json", "--package", "emu-model"])
+        .current_dir(&places.top)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        bail!("cargo-mutants lists nothing; run `make mutants`, which installs it");
+    }
+    let mut mutants: Vec<Mutant> =
+        serde_json::from_slice(&output.stdout).context("the list of cargo-mutants")?;
+    mutants.retain(|mutant| {
+        filters.is_empty() || filters.iter().any(|filter| mutant.name.contains(filter))
+    });
+    Ok(mutants)
+}
+
+/// The rows of the unchanged model, all of which must pass.
+fn all_rows(places: &Places, options: &Options) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for machine in conform::machines(places)? {
+        let outcome = conform::conform(places, options, &machine)?;
+        if !outcome.sum().is_success() {
+            bail!("rows fail on the model as it is; run `make conform`");
+        }
+        rows(&outcome.report, |name, _| {
+            all.insert(name.to_owned());
+        });
+    }
+    Ok(all)
+}
+
+/// The verdicts of an earlier run on the same sources, which this one continues.
+fn earlier(path: &Path, sources: &str) -> Result<BTreeMap<String, Fate>> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut lines = text.lines();
+    if lines.next() != Some(sources) {
+        fs::write(path, format!("{sources}\n"))?;
+        return Ok(BTreeMap::new());
+    }
+    // The last line may be cut off.
+    Ok(lines
+        .filter_map(|line| serde_json::from_str::<Verdict>(line).ok())
+        .map(|verdict| (verdict.name, verdict.fate))
+        .collect())
+}
+
+/// What the verdicts depend on.
+fn sources(places: &Places) -> Result<String> {
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "git ls-files tools/emu | LC_ALL=C sort | xargs sha256sum | sha256sum",
+        ])
+        .current_dir(&places.top)
+        .output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Judges all mutants, or those whose name has one of `filters` in it; prints what
+/// nobody noticed.  Gives whether all of that is explained.
+///
+/// # Errors
+///
+/// If something that is needed is missing.
+pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result<bool> {
+    let folder = places.top.join("build/mutants");
+    fs::create_dir_all(&folder)?;
+    let path = places.top.join("tools/emu/mutants.toml");
+    let known: Known =
+        toml::from_str(&fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
+    let all = all_rows(places, options)?;
+    let mutants = list(places, filters)?;
+    let results = folder.join("results");
+    let done = earlier(&results, &sources(places)?)?;
+    let file = Mutex::new(OpenOptions::new().append(true).open(&results)?);
+    let fates = Mutex::new(done);
+    let queue: VecDeque<_> = {
+        let fates = fates.lock().unwrap_or_else(PoisonError::into_inner);
+        mutants
+            .iter()
+            .filter(|mutant| !fates.contains_key(&mutant.name))
+            .collect()
+    };
+    let bar = run::progress(&options.bars, "mutants");
+    bar.set_length(queue.len() as u64);
+    let queue = Mutex::new(queue);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = |n| -> Result<()> {
+        let workshop = Workshop::new(places, options, &folder, n)?;
+        loop {
+            let next = queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
+            let Some(mutant) = next else { return Ok(()) };
+            let fate = workshop.fate(mutant).with_context(|| mutant.name.clone())?;
+            let verdict = Verdict {
+                name: mutant.name.clone(),
+                fate: fate.clone(),
+            };
+            let line = serde_json::to_string(&verdict)?;
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            writeln!(file, "{line}")?;
+            fates
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(mutant.name.clone(), fate);
+            bar.inc(1);
+            bar.set_message(mutant.title());
+        }
+    };
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers).map(|n| scope.spawn(move || work(n))).collect();
+        handles.into_iter().try_for_each(|handle| {
+            handle
+                .join()
+                .unwrap_or_else(|_| bail!("a worker ended early"))
+        })
+    })?;
+    bar.finish_and_clear();
+    let fates = fates.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let found: Vec<_> = mutants
+        .iter()
+        .filter_map(|mutant| Some((mutant.title(), fates.get(&mutant.name)?)))
+        .collect();
+    Ok(summarise(&found, &all, &known, filters.is_empty()))
+}
+
+/// Prints what came of the mutants; gives whether nothing is left to explain.
+fn summarise(
+    found: &[(String, &Fate)],
+    all: &BTreeSet<String>,
+    known: &Known,
+    complete: bool,
+) -> bool {
+    let count = |wanted: fn(&Fate) -> bool| found.iter().filter(|(_, fate)| wanted(fate)).count();
+    let mut fine = true;
+    let mut tell = |what: &str, name: &str, reason: Option<&str>| {
+        fine &= reason.is_some();
+        println!("{what}: {name}: {}", reason.unwrap_or("NOT EXPLAINED"));
+    };
+    for (name, _) in found.iter().filter(|(_, fate)| **fate == Fate::Survives) {
+        tell("survives", name, reason(&known.survivor, name));
+    }
+    let failed: BTreeSet<&String> = found
+        .iter()
+        .filter_map(|(_, fate)| match fate {
+            Fate::Rows(rows) => Some(rows),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let never: Vec<_> = all.iter().filter(|row| !failed.contains(row)).collect();
+    if complete {
+        for row in &never {
+            tell("never failed", row, reason(&known.row, row));
+        }
+    }
+    println!(
+        "{} mutants: {} noticed by rows, {} by the model's own tests, {} survive, {} do not compile; \
+         {} rows, {} seen failing",
+        found.len(),
+        count(|fate| matches!(fate, Fate::Rows(_))),
+        count(|fate| *fate == Fate::Tests),
+        count(|fate| *fate == Fate::Survives),
+        count(|fate| *fate == Fate::NoProgram),
+        all.len(),
+        all.len() - never.len(),
+    );
+    fine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutant(start: (usize, usize), end: (usize, usize), replacement: &str) -> Mutant {
+        let place = |(line, column)| Place { line, column };
+        Mutant {
+            name: "a/b.rs:2:3: replace + with - in f".into(),
+            file: "a/b.rs".into(),
+            span: Span {
+                start: place(start),
+                end: place(end),
+            },
+            replacement: replacement.into(),
+        }
+    }
+
+    #[test]
+    fn a_span_is_replaced() {
+        let text = "ä + b\nc + d\n";
+        for (start, end, expected) in [
+            ((1, 3), (1, 4), "ä - b\nc + d\n"),
+            ((2, 3), (2, 4), "ä + b\nc - d\n"),
+            ((1, 1), (2, 6), "-\n"),
+        ] {
+            assert_eq!(mutant(start, end, "-").apply(text).unwrap(), expected);
+        }
+        assert!(mutant((4, 1), (4, 1), "").apply(text).is_err());
+    }
+
+    #[test]
+    fn a_title_has_no_line() {
+        assert_eq!(
+            mutant((1, 1), (1, 1), "").title(),
+            "a/b.rs: replace + with - in f"
+        );
+    }
+
+    #[test]
+    fn what_nobody_noticed_must_be_explained() {
+        let rows = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let caught = Fate::Rows(rows(&["one"]));
+        let found = [("m".to_owned(), &Fate::Survives), ("n".to_owned(), &caught)];
+        let explain = |name: &str| Explained {
+            name: name.into(),
+            reason: "why".into(),
+        };
+        let mut known = Known::default();
+        let all = rows(&["one", "two"]);
+        assert!(!summarise(&found, &all, &known, true));
+        known.survivor.push(explain("m"));
+        assert!(summarise(&found, &all, &known, false));
+        assert!(!summarise(&found, &all, &known, true));
+        known.row.push(explain("two"));
+        assert!(summarise(&found, &all, &known, true));
+    }
+}
