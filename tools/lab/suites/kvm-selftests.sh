@@ -36,9 +36,6 @@ known() {
 	monitor_mwait_test)
 		echo "expects that a quirk comes back; since 6.12's stable updates a disabled one stays so"
 		;;
-	pmu_event_filter_test)
-		echo "the model counts no loads and stores (event D0H)"
-		;;
 	esac
 }
 

@@ -25,6 +25,8 @@ struct bx_pmu_t {
   bool user;
   // a branch was taken since the last look
   bool branched;
+  // loads and stores take the way where the model sees them
+  bool memory;
 };
 
 // there is one machine in a process

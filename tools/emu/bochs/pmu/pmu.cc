@@ -69,6 +69,7 @@ void BX_CPU_C::pmu_reset(unsigned source)
   }
 
   emu_reset(BX_CPU_THIS_PTR pmu.model, source == BX_RESET_HARDWARE, pmu_now());
+  pmu_deliver();
 }
 
 // the instruction that executes, if any, is still to come
@@ -92,6 +93,11 @@ struct emu_now BX_CPU_C::pmu_retired(void)
 
 void BX_CPU_C::pmu_deliver(void)
 {
+  if (BX_CPU_THIS_PTR pmu.memory != BX_CPU_THIS_PTR pmu.watch.memory) {
+    BX_CPU_THIS_PTR pmu.memory = BX_CPU_THIS_PTR pmu.watch.memory;
+    pmu_watch_memory();
+  }
+
   if (! BX_CPU_THIS_PTR pmu.watch.interrupt)
     return;
 
@@ -215,6 +221,16 @@ bool BX_CPU_C::pmu_stepped(void)
   bool branched = BX_CPU_THIS_PTR pmu.branched;
   BX_CPU_THIS_PTR pmu.branched = false;
   return branched || ! BX_CPU_THIS_PTR pmu.watch.step_branches;
+}
+
+// the instruction that executes, if any, loads or stores
+void BX_CPU_C::pmu_memory(bool load, bool store)
+{
+  if (BX_CPU_THIS_PTR in_event)
+    return;
+
+  emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, BX_CPU_THIS_PTR icount + 1);
+  pmu_deliver();
 }
 
 int BX_CPU_C::pmu_rdmsr(Bit32u index, Bit64u *value)

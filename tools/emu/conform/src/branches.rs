@@ -428,6 +428,36 @@ scenarios! {
     code [".fill 110, 1, 0x90"]
     branches []
 
+    loads_10 "10 loads"
+    before []
+    code [".rept 10" "mov rax, [rsp - 64]" ".endr"]
+    branches []
+
+    stores_10 "10 stores"
+    before []
+    code [".rept 10" "mov [rsp - 64], rax" ".endr"]
+    branches []
+
+    both_10 "10 instructions that load and store"
+    before ["mov qword ptr [rsp - 64], 0"]
+    code [".rept 10" "inc qword ptr [rsp - 64]" ".endr"]
+    branches []
+
+    pushes_10 "5 PUSHes and 5 POPs"
+    before []
+    code [".rept 5" "push rax" ".endr" ".rept 5" "pop rdx" ".endr"]
+    branches []
+
+    loads_40 "40 loads, 20 of them across pages"
+    before []
+    code ["mov rsi, rsp" "and rsi, -4096" ".rept 20" "mov rax, [rsi]" "mov rax, [rsi - 4]" ".endr"]
+    branches []
+
+    load_fault "a load that faults (#PF)"
+    before ["mov edi, 14" "lea rsi, [rip + skip_three]" "call conform_gate"]
+    code ["mov rax, 0x200000000" "20: mov rax, [rax]" "21:"]
+    branches [Event K "20b" "skip_three", Far K "skip_three + 9" "21b",]
+
     repeated "STOSB repeated 50 times"
     before []
     code ["mov ecx, 50" "mov rdi, rsp" "sub rdi, 200" "cld" "rep stosb"]

@@ -28,6 +28,7 @@ struct emu_now {
 struct emu_watch {
   uint64_t deadline;  /* call emu_advance() once so many cycles have passed */
   bool branches;      /* report branches */
+  bool memory;        /* report loads and stores */
   bool step_branches; /* RFLAGS.TF: #DB after the next taken branch only */
   bool interrupt;     /* raise a performance monitoring interrupt, then clear */
 };
@@ -103,6 +104,9 @@ void emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
 
 /* A far branch retired that was reported as EMU_EVENT already (INT n). */
 void emu_far_branch_retired(struct emu_cpu *cpu);
+
+/* The instruction that will retire at "cycles" loads from memory, stores or both. */
+void emu_memory(struct emu_cpu *cpu, bool load, bool store, uint64_t cycles);
 
 /* A debug exception (#DB) is delivered; call it before emu_branch(). */
 void emu_debug_exception(struct emu_cpu *cpu);

@@ -47,6 +47,9 @@ pub struct LogicalCpu {
     user: bool,
     /// Core cycle at which the privilege level changed, until a branch tells.
     level_changed: u64,
+    /// The last instruction that accessed memory, by the core cycle at which it
+    /// retires, and what of it is counted.
+    accessed: (u64, events::Pulses),
     in_smm: bool,
     interrupt: bool,
     /// An overflow freezes the counters as soon as what passed is counted.
@@ -69,6 +72,7 @@ impl LogicalCpu {
             debugctl: 0,
             user: false,
             level_changed: u64::MAX,
+            accessed: (u64::MAX, 0),
             in_smm: false,
             interrupt: false,
             freezing: false,
@@ -85,13 +89,19 @@ impl LogicalCpu {
         }
         self.lbr.stop();
         self.debugctl = 0;
+        self.accessed = (u64::MAX, 0);
         self.interrupt = false;
         self.set_smm(false);
     }
 
     /// Whether branches must be reported.
     pub fn wants_branches(&self) -> bool {
-        self.records() || self.pmu.wants_any() || self.steps_branches()
+        self.records() || self.pmu.wants(events::WITH_BRANCHES) || self.steps_branches()
+    }
+
+    /// Whether loads and stores must be reported.
+    pub fn wants_memory(&self) -> bool {
+        self.pmu.wants(events::WITH_MEMORY)
     }
 
     /// Whether RFLAGS.TF means a step to the next taken branch.
@@ -218,6 +228,21 @@ impl LogicalCpu {
     /// Whether a counter overflowed.
     pub fn retired(&mut self, kind: Kind) -> bool {
         self.pulse(events::taken(kind, false))
+    }
+
+    /// The instruction that retires at `cycles` loads, stores or both; it may do so
+    /// again.  Whether a counter overflowed.
+    pub fn memory(&mut self, load: bool, store: bool, cycles: u64) -> bool {
+        if self.accessed.0 != cycles {
+            self.accessed = (cycles, 0);
+        }
+        let mut pulses = events::MEMORY;
+        pulses |= if load { events::LOAD } else { 0 };
+        pulses |= if store { events::STORE } else { 0 };
+        // An instruction counts once, however much it accesses.
+        let new = pulses & !self.accessed.1;
+        self.accessed.1 |= pulses;
+        self.pulse(new)
     }
 
     fn pulse(&mut self, pulses: events::Pulses) -> bool {

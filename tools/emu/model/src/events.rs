@@ -7,7 +7,8 @@ use crate::branch::Kind;
 /// A set of things that happen at one moment.
 ///
 /// Retired branches by class in the low byte, the mispredicted ones of them in
-/// the second, insertions into the LBR above.
+/// the second, insertions into the LBR above, then instructions that access
+/// memory.
 pub type Pulses = u32;
 
 const COND_TAKEN: Pulses = 1 << 0;
@@ -27,6 +28,17 @@ const MISPREDICTED_SHIFT: u32 = 8;
 
 /// A record went into the LBR stack.
 pub const LBR_INSERT: Pulses = 1 << 16;
+
+/// An instruction that loads.
+pub const LOAD: Pulses = 1 << 17;
+/// An instruction that stores.
+pub const STORE: Pulses = 1 << 18;
+/// An instruction that does either.
+pub const MEMORY: Pulses = 1 << 19;
+/// All that is seen with branches.
+pub const WITH_BRANCHES: Pulses = (1 << 17) - 1;
+/// All that is seen with accesses to memory.
+pub const WITH_MEMORY: Pulses = LOAD | STORE | MEMORY;
 
 /// A conditional branch that was not taken retired.
 pub fn not_taken(mispredicted: bool) -> Pulses {
@@ -130,6 +142,10 @@ fn unit(event: u8, umask: u8, version: u8) -> Source {
             Source::Pulses(classes) => Source::Pulses(classes << MISPREDICTED_SHIFT),
             other => other,
         },
+        // MEM_INST_RETIRED.ALL_LOADS, .ALL_STORES and .ANY
+        (0xd0, 0x81) => Source::Pulses(LOAD),
+        (0xd0, 0x82) => Source::Pulses(STORE),
+        (0xd0, 0x83) => Source::Pulses(MEMORY),
         // ROB_MISC_EVENTS.LBR_INSERTS, and the architectural encoding
         (0xcc, 0x20) | (0xe4, 0x01) => Source::Pulses(LBR_INSERT),
         _ => Source::Nothing,
@@ -258,6 +274,16 @@ mod tests {
     fn events_are_no_retired_branches() {
         assert_eq!(taken(Kind::Event, false), 0);
         assert_eq!(taken(Kind::Event, true), 0);
+    }
+
+    #[test]
+    fn memory_has_three_units() {
+        for (evtsel, pulses) in [(0x81d0, LOAD), (0x82d0, STORE), (0x83d0, MEMORY)] {
+            assert_eq!(selected(evtsel, 4), Source::Pulses(pulses), "{evtsel:#x}");
+        }
+        for evtsel in [0x00d0, 0x01d0, 0x80d0, 0x84d0, 0x81d1] {
+            assert_eq!(selected(evtsel, 4), Source::Nothing, "{evtsel:#x}");
+        }
     }
 
     #[test]

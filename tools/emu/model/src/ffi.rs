@@ -28,6 +28,8 @@ pub struct Watch {
     deadline: u64,
     /// Branches must be reported.
     branches: bool,
+    /// Loads and stores must be reported.
+    memory: bool,
     /// RFLAGS.TF means a step to the next taken branch.
     step_branches: bool,
     /// A performance monitoring interrupt is asked for.
@@ -63,6 +65,7 @@ impl Handle {
         let watch = unsafe { &mut *self.watch };
         watch.deadline = self.cpu.deadline();
         watch.branches = self.cpu.wants_branches();
+        watch.memory = self.cpu.wants_memory();
         watch.step_branches = self.cpu.steps_branches();
         watch.interrupt |= interrupt;
     }
@@ -295,6 +298,20 @@ pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
     if handle.cpu.retired(Kind::Far) {
+        handle.publish();
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_memory(cpu: *mut Handle, load: bool, store: bool, cycles: u64) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    if handle.cpu.memory(load, store, cycles) {
         handle.publish();
     }
 }

@@ -183,11 +183,6 @@ impl Pmu {
         self.wanted & pulses != 0
     }
 
-    /// Whether any branch or insertion is counted now.
-    pub fn wants_any(&self) -> bool {
-        self.wanted != 0
-    }
-
     /// The core cycle at which a counter can overflow at the earliest, if none
     /// changes until then.
     pub fn deadline(&self) -> u64 {

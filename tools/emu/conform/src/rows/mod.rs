@@ -11,6 +11,7 @@ mod lbr_callstack;
 mod lbr_msrs;
 mod lbr_records;
 mod pmu_count;
+mod pmu_memory;
 mod pmu_msrs;
 mod pmu_overflow;
 mod reset;
@@ -25,7 +26,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 15] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -42,6 +43,7 @@ const GROUPS: [Group; 14] = [
     ("IA32_DEBUGCTL", debugctl::rows),
     ("Performance monitoring: registers", pmu_msrs::rows),
     ("Performance monitoring: counting", pmu_count::rows),
+    ("Performance monitoring: memory", pmu_memory::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
     ("VM entries and VM exits", vmx::rows),
     (

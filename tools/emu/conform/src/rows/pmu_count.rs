@@ -333,25 +333,41 @@ fn branch_events(report: &mut Report, facts: &Facts) {
             Ok(())
         }
     );
-    // The events of Skylake: BR_INST_RETIRED.
-    if facts.version == 4 {
-        for (name, umask, expected) in [
-            ("CONDITIONAL", 0x01, 1),
-            ("NEAR_CALL", 0x02, 2),
-            ("NEAR_RETURN", 0x08, 2),
-            ("NOT_TAKEN", 0x10, 0),
-            ("NEAR_TAKEN", 0x20, 7),
-            ("FAR_BRANCH", 0x40, 2),
-        ] {
-            row!(
-                report,
-                ("event BR_INST_RETIRED.{name} counts its kind only"),
-                || {
-                    let event = 0xc4 | umask << 8;
-                    same("count", pmu::count(facts, event, &branches::all), expected)
-                }
-            );
-        }
+    // The event lists of Skylake, and of Ice Lake and later: BR_INST_RETIRED.
+    let skylake: &[(&str, u64, u64)] = &[
+        ("CONDITIONAL", 0x01, 1),
+        ("NEAR_CALL", 0x02, 2),
+        ("NEAR_RETURN", 0x08, 2),
+        ("NOT_TAKEN", 0x10, 0),
+        ("NEAR_TAKEN", 0x20, 7),
+        ("FAR_BRANCH", 0x40, 2),
+    ];
+    let icelake: &[(&str, u64, u64)] = &[
+        ("COND_TAKEN", 0x01, 1),
+        ("NEAR_CALL", 0x02, 2),
+        ("NEAR_RETURN", 0x08, 2),
+        ("COND_NTAKEN", 0x10, 0),
+        ("COND", 0x11, 1),
+        ("NEAR_TAKEN", 0x20, 7),
+        ("FAR_BRANCH", 0x40, 2),
+        ("INDIRECT", 0x80, 2),
+    ];
+    let events = match facts.version {
+        4 => skylake,
+        5 => icelake,
+        _ => &[],
+    };
+    for (name, umask, expected) in events {
+        row!(
+            report,
+            ("event BR_INST_RETIRED.{name} counts its kind only"),
+            || {
+                let event = 0xc4 | umask << 8;
+                same("count", pmu::count(facts, event, &branches::all), *expected)
+            }
+        );
+    }
+    if facts.version >= 4 {
         row!(
             report,
             ("event BR_INST_RETIRED.NOT_TAKEN counts one that is not taken"),

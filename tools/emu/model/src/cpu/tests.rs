@@ -76,6 +76,27 @@ fn a_debug_exception_stops_recording_and_stepping() {
 }
 
 #[test]
+fn an_instruction_counts_its_accesses_to_memory_once() {
+    let mut cpu = cpu();
+    for (n, event) in [(0, 0x81d0), (1, 0x82d0), (2, 0x83d0)] {
+        assert_eq!(cpu.wants_memory(), n > 0);
+        set(&mut cpu, IA32_PERFEVTSEL0 + n, EN | OS | event);
+    }
+    assert!(!cpu.wants_branches());
+    let mut counted = |accesses: &[(bool, bool)], cycles| {
+        for (load, store) in accesses {
+            assert!(!cpu.memory(*load, *store, cycles));
+        }
+        [0, 1, 2].map(|n| get(&mut cpu, IA32_A_PMC0 + n))
+    };
+    assert_eq!(counted(&[(true, false)], 1), [1, 0, 1]);
+    assert_eq!(counted(&[(true, false), (true, false)], 2), [2, 0, 2]);
+    assert_eq!(counted(&[(true, false), (false, true)], 3), [3, 1, 3]);
+    assert_eq!(counted(&[(true, true)], 4), [4, 2, 4]);
+    assert_eq!(counted(&[(false, true)], 5), [4, 3, 5]);
+}
+
+#[test]
 fn stepping_by_branches_wants_branches() {
     let mut cpu = cpu();
     set(&mut cpu, IA32_DEBUGCTL, debugctl::BTF);

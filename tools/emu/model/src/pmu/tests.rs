@@ -156,13 +156,14 @@ fn pulses_count_and_overflow_at_once() {
     let mut pmu = pmu();
     set(&mut pmu, IA32_PERFEVTSEL0, EN | OS | INT | 0xc4);
     set(&mut pmu, IA32_A_PMC0, MAX - 1);
-    assert!(pmu.wants_any());
+    assert!(pmu.wants(crate::events::WITH_BRANCHES));
+    assert!(!pmu.wants(crate::events::WITH_MEMORY));
     assert!(!pmu.pulse(crate::events::LBR_INSERT).interrupt);
     assert!(!pmu.pulse(crate::events::not_taken(false)).interrupt);
     assert!(pmu.pulse(crate::events::not_taken(true)).interrupt);
     assert_eq!(get(&pmu, IA32_PERF_GLOBAL_STATUS), 1);
     pmu.set_user(true);
-    assert!(!pmu.wants_any());
+    assert!(!pmu.wants(crate::events::WITH_BRANCHES));
 }
 
 #[test]

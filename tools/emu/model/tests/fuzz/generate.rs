@@ -11,6 +11,8 @@ use crate::reference::{Branch, Facts};
 pub(crate) enum Step {
     /// So many instructions without a branch.
     Plain(u8),
+    /// An instruction that loads, stores or both, some times.
+    Memory(Vec<(bool, bool)>),
     /// An instruction that faults.
     Faulting,
     /// A branch, and whether it changes to CPL 0 or above.
@@ -37,8 +39,8 @@ pub(crate) enum Step {
 }
 
 #[rustfmt::skip]
-const EVENTS: [u64; 10] = [
-    0x003c, 0x013c, 0x00c0, 0x00c4, 0x00c5, 0x04c4, 0x20cc, 0x01e4, 0x01a4, 0x00c0,
+const EVENTS: [u64; 13] = [
+    0x81d0, 0x82d0, 0x83d0, 0x003c, 0x013c, 0x00c0, 0x00c4, 0x00c5, 0x04c4, 0x20cc, 0x01e4, 0x01a4, 0x00c0,
 ];
 
 /// The registers of all machines: first, number.
@@ -177,7 +179,16 @@ impl Source<'_> {
 
     fn step(&mut self) -> Step {
         match self.below(128) {
-            0..=19 => Step::Plain(self.below(12) as u8 + 1),
+            0..=13 => Step::Plain(self.below(12) as u8 + 1),
+            14..=19 => {
+                let access = [(true, false), (false, true), (true, true)];
+                let number = self.below(3) + 1;
+                Step::Memory(
+                    (0..number)
+                        .map(|_| access[self.below(3) as usize])
+                        .collect(),
+                )
+            }
             20 => Step::Faulting,
             21..=54 => {
                 let kind = self.below(6) as u8;

@@ -13,6 +13,7 @@ use emu_model::time::Now;
 pub(crate) struct Wishes {
     pub(crate) deadline: u64,
     pub(crate) branches: bool,
+    pub(crate) memory: bool,
     pub(crate) step_branches: bool,
     pub(crate) interrupt: bool,
 }
@@ -151,6 +152,13 @@ impl Cpu {
     pub(crate) fn far_retired(&mut self) {
         if self.watch().branches {
             call!(emu_far_branch_retired, self);
+        }
+    }
+
+    /// The instruction that executes accesses memory.
+    pub(crate) fn memory(&mut self, load: bool, store: bool) {
+        if self.watch().memory {
+            call!(emu_memory, self, load, store, self.cycles + 1);
         }
     }
 

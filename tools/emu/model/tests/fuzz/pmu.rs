@@ -16,6 +16,8 @@ pub(crate) struct Happened {
     pub(crate) branch: Option<u8>,
     pub(crate) mispredicted: bool,
     pub(crate) inserted: bool,
+    pub(crate) load: bool,
+    pub(crate) store: bool,
 }
 
 pub(crate) struct Pmu {
@@ -74,6 +76,9 @@ impl Pmu {
             (0xc4, _) if known => u64::from(what.branch.is_some_and(matches)),
             (0xc5, _) if known => u64::from(what.mispredicted && what.branch.is_some_and(matches)),
             (0xcc, 0x20) | (0xe4, 1) => u64::from(what.inserted),
+            (0xd0, 0x81) => u64::from(what.load),
+            (0xd0, 0x82) => u64::from(what.store),
+            (0xd0, 0x83) => u64::from(what.load || what.store),
             _ => return 0,
         };
         // One of a kind happens per cycle, as tools/emu/README.md says; it leaves no

@@ -217,6 +217,18 @@ impl Reference {
             },
             mispredicted,
             inserted,
+            ..Happened::default()
+        });
+    }
+
+    /// An instruction that loads, stores or both.
+    pub(crate) fn memory(&mut self, load: bool, store: bool) {
+        self.happen(Happened {
+            cycle: true,
+            instruction: true,
+            load,
+            store,
+            ..Happened::default()
         });
     }
 
@@ -227,7 +239,7 @@ impl Reference {
             instruction: true,
             branch: Some(8),
             mispredicted,
-            inserted: false,
+            ..Happened::default()
         });
     }
 

@@ -234,6 +234,15 @@ impl Both<'_> {
                 self.reference.instruction(false);
                 self.end(false)?;
             }
+            Step::Memory(accesses) => {
+                for (load, store) in accesses {
+                    self.model.memory(*load, *store);
+                }
+                let load = accesses.iter().any(|access| access.0);
+                let store = accesses.iter().any(|access| access.1);
+                self.reference.memory(load, store);
+                self.end(true)?;
+            }
             Step::Taken(branch, user) => {
                 if let Some(user) = user {
                     self.set_user(*user);
