@@ -18,6 +18,7 @@ use crate::places::Places;
 use crate::protocol::Transcript;
 use crate::run::{self, Options, Outcome};
 use crate::suite::{self, Suite};
+use crate::table;
 
 /// Runs a program of the host level; `read` makes a report of its output.
 fn host_level(
@@ -284,6 +285,14 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     let all: Vec<_> = outcomes.iter().collect();
     let path = places.logs().join("junit.xml");
     fs::write(&path, junit::write(&all)?).with_context(|| format!("writing {}", path.display()))?;
+    if full {
+        let long = suite::all(&places.suites())?.into_iter();
+        let names: Vec<_> = long.filter(|s| s.full).map(|suite| suite.name).collect();
+        let path = places.logs().join("full.rst");
+        let text = table::page(places, &names)? + &table::levels(&outcomes)?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        println!("the table: {}", path.display());
+    }
     println!("{sum}");
     Ok(sum.is_success())
 }

@@ -28,3 +28,4 @@ pub mod shell;
 pub mod splat;
 pub mod suite;
 pub mod system;
+pub mod table;

@@ -18,6 +18,7 @@ use lab::run::{self, Options, Size};
 use lab::shell;
 use lab::suite::{self, Suite};
 use lab::system::{self, System};
+use lab::table;
 
 /// Emulated Intel hosts to try KVM and perf on.
 #[derive(Parser)]
@@ -116,6 +117,12 @@ enum Command {
     },
     /// Boot an installed system from the image of its disk; it speaks as a suite does
     System(System),
+    /// Print the results of suites on all machines as a page of the documentation
+    Table {
+        /// The suites, which have been run
+        #[arg(required = true)]
+        suites: Vec<String>,
+    },
     /// Run one suite
     Run {
         /// A machine, as `lab list` names it, or the path of a description
@@ -233,6 +240,10 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             runs,
             steps,
         } => Ok(verdict(bench::bench(&places, &machine, runs, steps)?)),
+        Command::Table { suites } => {
+            print!("{}", table::page(&places, &suites)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::System(system) => {
             let outcome = system::run(&places, &options, &system)?;
             print!("{}", outcome.details());

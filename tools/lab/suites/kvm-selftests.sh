@@ -2,6 +2,7 @@
 #: about = "All x86 KVM selftests of the unpatched kernel, unmodified"
 #: parts = ["kvm-selftests"]
 #: kernels = ["kernel-vanilla"]
+#: machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
 #: seconds = 3600
 #: full = true
 

@@ -2,6 +2,7 @@
 #: about = "perf's own tests, unmodified, on the host"
 #: parts = ["perf-tests"]
 #: kernels = ["kernel-vanilla"]
+#: machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
 #: seconds = 1800
 #: full = true
 

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Writes what became of a suite on its machines as a page of the documentation.
+//!
+//! Every test that did the same everywhere, and passed or was skipped for one
+//! reason, is named in a line; the others have a row each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::ktap::{self, Status};
+use crate::places::Places;
+use crate::run::Outcome;
+
+/// The results of one suite, by test, then by machine.
+#[derive(Debug, Default)]
+struct Results {
+    machines: BTreeSet<String>,
+    tests: BTreeMap<String, BTreeMap<String, Status>>,
+    /// What is wrong with a run as a whole.
+    problems: Vec<String>,
+}
+
+impl Results {
+    /// Adds what a run on `machine` printed.
+    fn add(&mut self, machine: &str, stream: &[u8]) {
+        let report = ktap::parse(stream);
+        self.machines.insert(machine.to_owned());
+        for problem in report.problems {
+            self.problems.push(format!("{machine}: {problem}"));
+        }
+        for test in report.tests {
+            self.tests
+                .entry(test.name)
+                .or_default()
+                .insert(machine.to_owned(), test.status);
+        }
+    }
+
+    /// What a test did, if it is the same on all machines.
+    fn everywhere(&self, by_machine: &BTreeMap<String, Status>) -> Option<Status> {
+        let first = by_machine.values().next()?;
+        let same = by_machine.len() == self.machines.len()
+            && by_machine.values().all(|status| status == first);
+        same.then(|| first.clone())
+    }
+
+    fn numbers(&self, machine: &str) -> (usize, usize, usize) {
+        let mut sum = (0, 0, 0);
+        for status in self.tests.values().filter_map(|test| test.get(machine)) {
+            match status {
+                Status::Passed => sum.0 += 1,
+                Status::Failed => sum.1 += 1,
+                Status::Skipped(_) => sum.2 += 1,
+            }
+        }
+        sum
+    }
+
+    fn write(&self, suite: &str, page: &mut String) -> std::fmt::Result {
+        writeln!(page, "{suite}\n{}\n", "-".repeat(suite.len()))?;
+        writeln!(page, ".. list-table::\n   :header-rows: 1\n")?;
+        row(
+            page,
+            ["machine", "passed", "failed", "skipped or known to fail"],
+        )?;
+        for machine in &self.machines {
+            let (passed, failed, skipped) = self.numbers(machine);
+            let numbers = [passed, failed, skipped].map(|n| n.to_string());
+            let [passed, failed, skipped] = &numbers;
+            row(page, [machine.as_str(), passed, failed, skipped])?;
+        }
+        for problem in &self.problems {
+            writeln!(page, "\n{}", escape(problem))?;
+        }
+        let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for (name, by_machine) in &self.tests {
+            match self.everywhere(by_machine) {
+                Some(Status::Passed) => alike.entry("passed".into()).or_default().push(name),
+                Some(Status::Skipped(why)) => alike.entry(why).or_default().push(name),
+                _ => rows.push((name, by_machine)),
+            }
+        }
+        if !rows.is_empty() {
+            writeln!(page, "\nNot the same everywhere, or failed:\n")?;
+            writeln!(page, ".. list-table::\n   :header-rows: 1\n")?;
+            row(
+                page,
+                std::iter::once("test").chain(self.machines.iter().map(String::as_str)),
+            )?;
+        }
+        for (name, by_machine) in rows {
+            let verdicts = self.machines.iter().map(|machine| {
+                by_machine
+                    .get(machine)
+                    .map_or_else(|| "no result".into(), verdict)
+            });
+            let cells: Vec<_> = std::iter::once(name.clone()).chain(verdicts).collect();
+            row(page, cells.iter().map(String::as_str))?;
+        }
+        if !alike.is_empty() {
+            writeln!(page, "\nThe same on all machines:\n")?;
+        }
+        for (what, names) in alike {
+            let names: Vec<_> = names.into_iter().map(escape).collect();
+            writeln!(page, "{}\n   {}\n", escape(&what), names.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn verdict(status: &Status) -> String {
+    match status {
+        Status::Passed => "passed".into(),
+        Status::Failed => "FAILED".into(),
+        Status::Skipped(why) => why.clone(),
+    }
+}
+
+fn row<'a>(page: &mut String, cells: impl IntoIterator<Item = &'a str>) -> std::fmt::Result {
+    for (n, cell) in cells.into_iter().enumerate() {
+        let bullet = if n == 0 { "   * -" } else { "     -" };
+        writeln!(page, "{bullet} {}", escape(cell))?;
+    }
+    Ok(())
+}
+
+/// Text that reStructuredText leaves as it is.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for character in text.chars() {
+        if "\\`*_|".contains(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A table of whole levels: what a line of `lab check` says of each.
+///
+/// # Errors
+///
+/// None that a text in memory can have.
+pub fn levels(outcomes: &[Outcome]) -> Result<String> {
+    let mut page = String::from("Levels\n------\n\n.. list-table::\n   :header-rows: 1\n\n");
+    row(
+        &mut page,
+        ["level", "CPU seconds", "passed", "failed", "skipped"],
+    )?;
+    for outcome in outcomes {
+        let sum = outcome.sum();
+        let seconds = outcome.time.as_secs();
+        let numbers = [sum.passed, sum.failed, sum.skipped].map(|n| n.to_string());
+        let [passed, failed, skipped] = &numbers;
+        let seconds = seconds.to_string();
+        row(
+            &mut page,
+            [&outcome.title, &seconds, passed, failed, skipped].map(String::as_str),
+        )?;
+    }
+    page.push('\n');
+    Ok(page)
+}
+
+/// The page: results of `suites` as the last run on each machine left them.
+///
+/// # Errors
+///
+/// If a suite has no results.
+pub fn page(places: &Places, suites: &[String]) -> Result<String> {
+    let commit = output(
+        Command::new("git")
+            .args(["describe", "--always", "--dirty"])
+            .current_dir(&places.top),
+    )?;
+    let date = output(Command::new("date").args(["-u", "+%F"]))?;
+    let title = format!("{date}, commit {commit}");
+    let mut page = format!("{title}\n{}\n\n", "=".repeat(title.len()));
+    for suite in suites {
+        let folder = places.logs().join(suite);
+        let mut results = Results::default();
+        let runs = fs::read_dir(&folder)
+            .with_context(|| format!("suite {suite} has no results; run it with `lab run`"))?;
+        for run in runs.filter_map(Result::ok) {
+            let name = run.file_name().to_string_lossy().into_owned();
+            let machine = name.split("-kernel").next().unwrap_or_default();
+            if let Ok(stream) = fs::read(run.path().join("results.ktap")) {
+                results.add(machine, &stream);
+            }
+        }
+        results.write(suite, &mut page)?;
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page() {
+        let mut results = Results::default();
+        results.add(
+            "a",
+            b"ok 1 one\nok 2 two # SKIP no such thing\nnot ok 3 three_\n1..3\n",
+        );
+        results.add(
+            "b",
+            b"ok 1 one\nok 2 two # SKIP no such thing\nok 3 three_\n1..3\n",
+        );
+        let mut page = String::new();
+        results.write("suite", &mut page).unwrap();
+        let expected = "\
+suite
+-----
+
+.. list-table::
+   :header-rows: 1
+
+   * - machine
+     - passed
+     - failed
+     - skipped or known to fail
+   * - a
+     - 1
+     - 1
+     - 1
+   * - b
+     - 2
+     - 0
+     - 1
+
+Not the same everywhere, or failed:
+
+.. list-table::
+   :header-rows: 1
+
+   * - test
+     - a
+     - b
+   * - three\\_
+     - FAILED
+     - passed
+
+The same on all machines:
+
+no such thing
+   two
+
+passed
+   one
+
+";
+        assert_eq!(page, expected);
+    }
+
+    #[test]
+    fn a_run_that_broke_off_is_named() {
+        let mut results = Results::default();
+        results.add("a", b"ok 1 one\nok 2 two\n1..2\n");
+        results.add("b", b"ok 1 one\n1..2\n");
+        let mut page = String::new();
+        results.write("suite", &mut page).unwrap();
+        assert!(page.contains("     - no result\n"), "{page}");
+        assert!(page.contains("\nb: "), "{page}");
+    }
+}
