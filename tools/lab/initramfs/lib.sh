@@ -88,7 +88,7 @@ artifact() {
 	echo "@end $1"
 }
 
-# counters WORD [NAME]: speaks to the emulator's counters (tools/emu/README.md):
+# counters WORD [NAME]: speaks to the emulator's counters (Documentation/counters.rst):
 # counters start NAME, counters stop NAME, counters read [NAME].
 counters() {
 	echo "$*" | dd of=/dev/port bs=4096 seek=5 conv=notrunc status=none &&

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The emulator's counters (tools/emu/README.md, "Counters") give the numbers that
+//! The emulator's counters (Documentation/counters.rst) give the numbers that
 //! this program knows from what it executes.
 
 use core::arch::asm;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! How the emulated software reaches the counters: a stream of text behind a page
 //! of I/O ports.  It writes a line and reads the answer, which is a line as well;
-//! zeros follow.  `tools/emu/README.md` lists the lines.
+//! zeros follow.  `Documentation/counters.rst` lists the lines.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Counts, as they are given to people and programs: JSON, described in
-//! `tools/emu/README.md`.
+//! `Documentation/counters.rst`.
 
 use std::collections::BTreeMap;
 

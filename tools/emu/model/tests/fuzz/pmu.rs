@@ -81,7 +81,7 @@ impl Pmu {
             (0xd0, 0x83) => u64::from(what.load || what.store),
             _ => return 0,
         };
-        // One of a kind happens per cycle, as tools/emu/README.md says; it leaves no
+        // One of a kind happens per cycle, as Documentation/hardware-model.rst says; it leaves no
         // gap between cycles, and with INV counts each cycle for branches.
         let level = matches!(event, 0x3c | 0xc0 | 0xa4);
         let cycle = u64::from(what.cycle);
