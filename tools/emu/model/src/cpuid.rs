@@ -63,7 +63,16 @@ pub fn amend(machine: &Machine, leaf: u32, subleaf: u32, registers: &mut Registe
                     | if v5 { ANY_THREAD_DEPRECATED } else { 0 },
             };
         }
-        // No ratio of TSC and crystal clock: leaf 16H has the frequency.
+        // The crystal clock, by which the APIC timer counts, is that of the core.  Cores
+        // before version 5 leave the frequency to leaf 16H.
+        (0x15, _) if pmu.version >= 5 => {
+            *registers = Registers {
+                eax: 1,
+                ebx: 1,
+                ecx: machine.cpu.ips,
+                edx: 0,
+            };
+        }
         (0x15, _) => *registers = Registers::default(),
         (0x16, _) => {
             let mhz = machine.cpu.ips / 1_000_000;
@@ -136,6 +145,9 @@ mod tests {
             (haswell(), 0x0a, [0x0730_0803, 0x18, 0, 0x603]),
             (haswell(), 0x07, [0, 0, 0, 0]),
             (icelake(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
+            (haswell(), 0x15, [0; 4]),
+            (icelake(), 0x15, [1, 1, 100_000_000, 0]),
+            (sapphire_rapids(), 0x15, [1, 1, 100_000_000, 0]),
             (icelake(), 0x1c, [0; 4]),
             (sapphire_rapids(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
             (sapphire_rapids(), 0x07, [0, 0, 0, 1 << 19]),

@@ -81,6 +81,25 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             || { same("ECX", u64::from(perf.ecx), (1 << facts.fixed) - 1) }
         );
     }
+    let clock = cpuid(0x15, 0);
+    if facts.version < 5 {
+        row!(
+            report,
+            ("CPUID.15H:EBX is 0: no ratio of TSC and crystal clock is enumerated"),
+            || same("EBX", u64::from(clock.ebx), 0)
+        );
+    } else {
+        row!(
+            report,
+            ("CPUID.15H: the crystal clock times EBX / EAX is the TSC's frequency"),
+            || {
+                let frequency = |eax| u64::from(clock.ecx) * u64::from(clock.ebx) / u64::from(eax);
+                let found =
+                    core::num::NonZeroU32::new(clock.eax).map_or(0, |eax| frequency(eax.get()));
+                same("frequency", found, u64::from(facts.mhz) * 1_000_000)
+            }
+        );
+    }
     row!(
         report,
         ("CPUID.16H:EAX[15:0] is the base frequency in MHz"),
