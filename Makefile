@@ -9,7 +9,7 @@ FLAVOUR ?= lab
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
 	lab shell demo conform check check-full mutants kvm-selftests lint bindings \
-	setup-packages deb check-packages htmldocs clean
+	setup-packages deb dist rpm check-packages htmldocs clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -86,6 +86,12 @@ setup-packages: setup ## install what packaging and documentation need
 
 deb: setup-packages ## Debian packages of the patched kernel and of the module
 	@scripts/package/deb "$(FLAVOUR)"
+
+dist: setup ## source tarballs, from which the rest builds
+	@scripts/package/dist
+
+rpm: setup-packages ## source and binary RPMs of the module
+	@scripts/package/rpm/build "$(FLAVOUR)"
 
 check-packages: lab setup-packages ## install the packages in a Debian image, boot and purge them
 	@scripts/package/check-install
