@@ -68,3 +68,9 @@ tool() {
 	mkdir -p "$(cache_dir)/tools/bin"
 	ln -sfn "$bin" "$(cache_dir)/tools/bin/$name"
 }
+
+# debian_mirror: the one that this system takes Debian from.
+debian_mirror() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+		grep '/debian/*$' | head -n 1
+}
