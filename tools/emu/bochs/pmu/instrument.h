@@ -27,6 +27,8 @@ struct bx_pmu_t {
   bool branched;
   // loads and stores take the way where the model sees them
   bool memory;
+  // no trace links to another: the model sees each that is fetched
+  bool fetches;
 };
 
 // there is one machine in a process
@@ -88,6 +90,14 @@ void bx_pmu_open_door(void);
     BX_CPU_THIS_PTR async_event |= BX_ASYNC_EVENT_STOP_TRACE; \
 }
 
+/* CLWB may leave the line where it is, and does */
+#define BX_INSTR_CLFLUSH(cpu_id, laddr, paddr) { \
+  if (i->getIaOpcode() != BX_IA_CLWB) \
+    pmu_flush(paddr); \
+}
+/* INVD, WBINVD */
+#define BX_INSTR_CACHE_CNTRL(cpu_id, what) pmu_flush_all()
+
 /* simulation init and reset */
 #define BX_INSTR_INITIALIZE(cpu_id)
 #define BX_INSTR_RESET(cpu_id, type)     BX_CPU_THIS_PTR pmu_reset(type)
@@ -104,8 +114,6 @@ void bx_pmu_open_door(void);
 #define BX_INSTR_EXCEPTION(cpu_id, vector, error_code)
 #define BX_INSTR_INTERRUPT(cpu_id, vector)
 #define BX_INSTR_HWINTERRUPT(cpu_id, vector, cs, eip)
-#define BX_INSTR_CLFLUSH(cpu_id, laddr, paddr)
-#define BX_INSTR_CACHE_CNTRL(cpu_id, what)
 #define BX_INSTR_TLB_CNTRL(cpu_id, what, new_cr3)
 #define BX_INSTR_PREFETCH_HINT(cpu_id, what, seg, offset)
 #define BX_INSTR_BEFORE_EXECUTION(cpu_id, i)

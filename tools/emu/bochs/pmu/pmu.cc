@@ -98,6 +98,11 @@ void BX_CPU_C::pmu_deliver(void)
     pmu_watch_memory();
   }
 
+  if (BX_CPU_THIS_PTR pmu.fetches != BX_CPU_THIS_PTR pmu.watch.fetches) {
+    BX_CPU_THIS_PTR pmu.fetches = BX_CPU_THIS_PTR pmu.watch.fetches;
+    BX_CPU_THIS_PTR iCache.breakLinks();
+  }
+
   if (! BX_CPU_THIS_PTR pmu.watch.interrupt)
     return;
 
@@ -223,14 +228,47 @@ bool BX_CPU_C::pmu_stepped(void)
   return branched || ! BX_CPU_THIS_PTR pmu.watch.step_branches;
 }
 
-// the instruction that executes, if any, loads or stores
-void BX_CPU_C::pmu_memory(bool load, bool store)
+// the instruction that executes, if any, has loaded or stored
+void BX_CPU_C::pmu_memory(bool load, bool store, unsigned len)
 {
   if (BX_CPU_THIS_PTR in_event)
     return;
 
-  emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, BX_CPU_THIS_PTR icount + 1);
+  const auto *xlation = &BX_CPU_THIS_PTR address_xlation;
+  Bit64u retires = BX_CPU_THIS_PTR icount + 1;
+
+  if (xlation->pages == 1) {
+    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress1, len, retires);
+  }
+  else {
+    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress1, xlation->len1, retires);
+    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress2, xlation->len2, retires);
+  }
   pmu_deliver();
+}
+
+// a trace is about to execute; only its last instruction may be in two pages
+void BX_CPU_C::pmu_fetch(const bxICacheEntry_c *entry)
+{
+  unsigned length = 0, room = 4096 - PAGE_OFFSET(entry->pAddr);
+
+  for (unsigned n=0; n<entry->tlen; n++)
+    length += entry->i[n].ilen();
+
+  emu_fetch(BX_CPU_THIS_PTR pmu.model, entry->pAddr, length < room ? length : room);
+  pmu_deliver();
+}
+
+// caches are coherent: a line leaves those of all processors
+void BX_CPU_C::pmu_flush(bx_phy_address paddr)
+{
+  for (unsigned n=0; n<BX_SMP_PROCESSORS; n++)
+    emu_flush(BX_CPU(n)->pmu.model, paddr);
+}
+
+void BX_CPU_C::pmu_flush_all(void)
+{
+  emu_flush_all(BX_CPU_THIS_PTR pmu.model);
 }
 
 int BX_CPU_C::pmu_rdmsr(Bit32u index, Bit64u *value)

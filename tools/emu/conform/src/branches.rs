@@ -53,9 +53,9 @@ pub struct Branch {
 pub struct Scenario {
     /// What it does, for the name of a row.
     pub about: &'static str,
-    code: unsafe extern "C" fn(msr: u32, on: u64),
-    addresses: unsafe extern "C" fn(),
-    kinds: &'static [(Kind, Ring)],
+    pub(crate) code: unsafe extern "C" fn(msr: u32, on: u64),
+    pub(crate) addresses: unsafe extern "C" fn(),
+    pub(crate) kinds: &'static [(Kind, Ring)],
 }
 
 impl Scenario {
@@ -157,6 +157,8 @@ macro_rules! scenarios {
         )*
     };
 }
+
+pub(crate) use scenarios;
 
 scenarios! {
     nothing "no branch"
@@ -426,31 +428,6 @@ scenarios! {
     nops_110 "110 NOPs"
     before []
     code [".fill 110, 1, 0x90"]
-    branches []
-
-    loads_10 "10 loads"
-    before []
-    code [".rept 10" "mov rax, [rsp - 64]" ".endr"]
-    branches []
-
-    stores_10 "10 stores"
-    before []
-    code [".rept 10" "mov [rsp - 64], rax" ".endr"]
-    branches []
-
-    both_10 "10 instructions that load and store"
-    before ["mov qword ptr [rsp - 64], 0"]
-    code [".rept 10" "inc qword ptr [rsp - 64]" ".endr"]
-    branches []
-
-    pushes_10 "5 PUSHes and 5 POPs"
-    before []
-    code [".rept 5" "push rax" ".endr" ".rept 5" "pop rdx" ".endr"]
-    branches []
-
-    loads_40 "40 loads, 20 of them across pages"
-    before []
-    code ["mov rsi, rsp" "and rsi, -4096" ".rept 20" "mov rax, [rsi]" "mov rax, [rsi - 4]" ".endr"]
     branches []
 
     load_fault "a load that faults (#PF)"

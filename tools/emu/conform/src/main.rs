@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod accesses;
 mod apic;
 mod boot;
 mod branches;

@@ -29,6 +29,7 @@ struct emu_watch {
   uint64_t deadline;  /* call emu_advance() once so many cycles have passed */
   bool branches;      /* report branches */
   bool memory;        /* report loads and stores */
+  bool fetches;       /* report fetches of code */
   bool step_branches; /* RFLAGS.TF: #DB after the next taken branch only */
   bool interrupt;     /* raise a performance monitoring interrupt, then clear */
 };
@@ -105,8 +106,19 @@ void emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
 /* A far branch retired that was reported as EMU_EVENT already (INT n). */
 void emu_far_branch_retired(struct emu_cpu *cpu);
 
-/* The instruction that will retire at "cycles" loads from memory, stores or both. */
-void emu_memory(struct emu_cpu *cpu, bool load, bool store, uint64_t cycles);
+/*
+ * The instruction that will retire at "cycles" loads from memory, stores or both, in
+ * one page.  Addresses of memory are physical.
+ */
+void emu_memory(struct emu_cpu *cpu, bool load, bool store, uint64_t address,
+                uint32_t length, uint64_t cycles);
+
+/* Code was fetched from one page. */
+void emu_fetch(struct emu_cpu *cpu, uint64_t address, uint32_t length);
+
+/* The line that an address is in leaves the caches; so does every line. */
+void emu_flush(struct emu_cpu *cpu, uint64_t address);
+void emu_flush_all(struct emu_cpu *cpu);
 
 /* A debug exception (#DB) is delivered; call it before emu_branch(). */
 void emu_debug_exception(struct emu_cpu *cpu);

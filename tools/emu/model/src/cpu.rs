@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One logical CPU: counters, records and predictor together.
+//! One logical CPU: counters, records, predictor and caches together.
 
 use crate::branch::{Kind, Taken};
+use crate::cache::{self, Caches};
 use crate::debugctl;
 use crate::events;
 use crate::lbr::architectural::{self, Architectural, AREA};
@@ -32,12 +33,26 @@ pub enum Reset {
     Init,
 }
 
+/// An access to memory, by its physical address.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// It loads.
+    pub load: bool,
+    /// It stores.
+    pub store: bool,
+    /// Where.
+    pub address: u64,
+    /// How much, in bytes.
+    pub length: u64,
+}
+
 /// The performance monitoring and LBR facilities of one logical CPU.
 #[derive(Clone, Debug)]
 pub struct LogicalCpu {
     pmu: Pmu,
     lbr: Lbr,
     predictor: Predictor,
+    caches: Caches,
     perf_capabilities: u64,
     /// IA32_DEBUGCTL.LBR is the switch of the records, not a bit that reads 0.
     legacy_lbr: bool,
@@ -63,6 +78,7 @@ impl LogicalCpu {
             pmu: Pmu::new(&machine.pmu),
             lbr: Lbr::new(&machine.lbr),
             predictor: Predictor::default(),
+            caches: Caches::default(),
             perf_capabilities: u64::from(machine.lbr.format_encoding())
                 | PERF_CAP_FREEZE_WHILE_SMM
                 | PERF_CAP_FULL_WIDTH_WRITE,
@@ -85,6 +101,7 @@ impl LogicalCpu {
         if kind == Reset::Hard {
             self.pmu.reset(now);
             self.lbr.reset();
+            self.caches.flush_all();
             self.misc_enable = MISC_ENABLE;
         }
         self.lbr.stop();
@@ -102,6 +119,11 @@ impl LogicalCpu {
     /// Whether loads and stores must be reported.
     pub fn wants_memory(&self) -> bool {
         self.pmu.wants(events::WITH_MEMORY)
+    }
+
+    /// Whether fetches of code must be reported.
+    pub fn wants_fetches(&self) -> bool {
+        self.pmu.wants(events::WITH_CACHES)
     }
 
     /// Whether RFLAGS.TF means a step to the next taken branch.
@@ -230,19 +252,45 @@ impl LogicalCpu {
         self.pulse(events::taken(kind, false))
     }
 
-    /// The instruction that retires at `cycles` loads, stores or both; it may do so
-    /// again.  Whether a counter overflowed.
-    pub fn memory(&mut self, load: bool, store: bool, cycles: u64) -> bool {
+    /// The instruction that retires at `cycles` accesses memory; it may do so again.
+    /// Whether a counter overflowed.
+    pub fn memory(&mut self, access: &Memory, cycles: u64) -> bool {
         if self.accessed.0 != cycles {
             self.accessed = (cycles, 0);
         }
         let mut pulses = events::MEMORY;
-        pulses |= if load { events::LOAD } else { 0 };
-        pulses |= if store { events::STORE } else { 0 };
+        pulses |= if access.load { events::LOAD } else { 0 };
+        pulses |= if access.store { events::STORE } else { 0 };
         // An instruction counts once, however much it accesses.
         let new = pulses & !self.accessed.1;
         self.accessed.1 |= pulses;
-        self.pulse(new)
+        let overflow = self.pulse(new);
+        overflow | self.through_caches(access.address, access.length)
+    }
+
+    /// Code was fetched.  Whether a counter overflowed.
+    pub fn fetch(&mut self, address: u64, length: u64) -> bool {
+        self.through_caches(address, length)
+    }
+
+    /// The caches see accesses only while somebody counts how they fare.
+    fn through_caches(&mut self, address: u64, length: u64) -> bool {
+        let mut overflow = false;
+        if self.pmu.wants(events::WITH_CACHES) {
+            for line in cache::lines(address, length) {
+                let pulses = self.caches.access(line);
+                overflow |= self.pulse(pulses);
+            }
+        }
+        overflow
+    }
+
+    /// CLFLUSH of the line that `address` is in; `None`: WBINVD or INVD.
+    pub fn flush(&mut self, address: Option<u64>) {
+        match address {
+            Some(address) => self.caches.flush(address),
+            None => self.caches.flush_all(),
+        }
     }
 
     fn pulse(&mut self, pulses: events::Pulses) -> bool {

@@ -23,9 +23,10 @@ const DEBUG_STORE_ECX: u32 = 1 << 2 | 1 << 4;
 const DEBUG_STORE_EDX: u32 = 1 << 21;
 const PDCM: u32 = 1 << 15;
 
-/// Leaf 0AH: architectural events that EBX can mark as absent.
+/// Leaf 0AH, EAX[31:24]: architectural events, none of which EBX marks as absent.
 const ARCHITECTURAL_EVENTS: u32 = 7;
-const ABSENT_EVENTS: u32 = 1 << 3 | 1 << 4; // last-level cache references, misses
+/// The same where there are slots.
+const EVENTS_WITH_SLOTS: u32 = 8;
 
 /// Leaf 0AH, EDX: AnyThread is deprecated.
 const ANY_THREAD_DEPRECATED: u32 = 1 << 15;
@@ -51,12 +52,17 @@ pub fn amend(machine: &Machine, leaf: u32, subleaf: u32, registers: &mut Registe
         }
         (0x0a, _) => {
             let v5 = pmu.version >= 5;
+            let events = if v5 {
+                EVENTS_WITH_SLOTS
+            } else {
+                ARCHITECTURAL_EVENTS
+            };
             *registers = Registers {
                 eax: u32::from(pmu.version)
                     | u32::from(pmu.general_counters) << 8
                     | u32::from(pmu.counter_bits) << 16
-                    | ARCHITECTURAL_EVENTS << 24,
-                ebx: ABSENT_EVENTS,
+                    | events << 24,
+                ebx: 0,
                 ecx: if v5 { (1 << pmu.fixed_counters) - 1 } else { 0 },
                 edx: u32::from(pmu.fixed_counters)
                     | u32::from(pmu.counter_bits) << 5
@@ -122,7 +128,7 @@ mod tests {
         let rows = [
             (0x00, [u32::MAX; 4]),
             (0x01, [u32::MAX, u32::MAX, 0xffff_ffeb, 0xffdf_ffff]),
-            (0x0a, [0x0730_0404, 0x18, 0, 0x603]),
+            (0x0a, [0x0730_0404, 0, 0, 0x603]),
             (0x07, [u32::MAX, u32::MAX, u32::MAX, 0xfff7_ffff]),
             (0x1c, [0; 4]),
             (0x15, [0; 4]),
@@ -142,14 +148,14 @@ mod tests {
     #[test]
     fn leaves_of_the_other_machines() {
         let rows = [
-            (haswell(), 0x0a, [0x0730_0803, 0x18, 0, 0x603]),
+            (haswell(), 0x0a, [0x0730_0803, 0, 0, 0x603]),
             (haswell(), 0x07, [0, 0, 0, 0]),
-            (icelake(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
+            (icelake(), 0x0a, [0x0830_0805, 0, 0xf, 0x8604]),
             (haswell(), 0x15, [0; 4]),
             (icelake(), 0x15, [1, 1, 100_000_000, 0]),
             (sapphire_rapids(), 0x15, [1, 1, 100_000_000, 0]),
             (icelake(), 0x1c, [0; 4]),
-            (sapphire_rapids(), 0x0a, [0x0730_0805, 0x18, 0xf, 0x8604]),
+            (sapphire_rapids(), 0x0a, [0x0830_0805, 0, 0xf, 0x8604]),
             (sapphire_rapids(), 0x07, [0, 0, 0, 1 << 19]),
             (sapphire_rapids(), 0x1c, [0x8000_000b, 7, 7, 0]),
         ];

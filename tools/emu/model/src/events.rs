@@ -8,7 +8,7 @@ use crate::branch::Kind;
 ///
 /// Retired branches by class in the low byte, the mispredicted ones of them in
 /// the second, insertions into the LBR above, then instructions that access
-/// memory.
+/// memory, and accesses that reach the last level of the caches.
 pub type Pulses = u32;
 
 const COND_TAKEN: Pulses = 1 << 0;
@@ -35,10 +35,16 @@ pub const LOAD: Pulses = 1 << 17;
 pub const STORE: Pulses = 1 << 18;
 /// An instruction that does either.
 pub const MEMORY: Pulses = 1 << 19;
+/// An access that the last level of the caches is asked for.
+pub const LLC_REFERENCE: Pulses = 1 << 20;
+/// One that it has not.
+pub const LLC_MISS: Pulses = 1 << 21;
 /// All that is seen with branches.
 pub const WITH_BRANCHES: Pulses = (1 << 17) - 1;
 /// All that is seen with accesses to memory.
-pub const WITH_MEMORY: Pulses = LOAD | STORE | MEMORY;
+pub const WITH_MEMORY: Pulses = LOAD | STORE | MEMORY | WITH_CACHES;
+/// All that is seen with caches.
+pub const WITH_CACHES: Pulses = LLC_REFERENCE | LLC_MISS;
 
 /// A conditional branch that was not taken retired.
 pub fn not_taken(mispredicted: bool) -> Pulses {
@@ -135,6 +141,9 @@ fn unit(event: u8, umask: u8, version: u8) -> Source {
         (0x3c, 0x00 | 0x01) => Source::Cycles,
         // INST_RETIRED.ANY_P and .PREC_DIST
         (0xc0, 0x00 | 0x01) => Source::Instructions,
+        // LONGEST_LAT_CACHE.REFERENCE and .MISS
+        (0x2e, 0x4f) => Source::Pulses(LLC_REFERENCE),
+        (0x2e, 0x41) => Source::Pulses(LLC_MISS),
         // TOPDOWN.SLOTS_P
         (0xa4, 0x01) if version >= SPLITS_CONDITIONALS => Source::Slots,
         (0xc4, _) => branches(umask, version),
@@ -197,7 +206,7 @@ mod tests {
             (0x00_013c, Source::Cycles),
             (0x00_00c0, Source::Instructions),
             (0x00_01c0, Source::Instructions),
-            (0x00_412e, Source::Nothing),
+            (0x00_402e, Source::Nothing),
             (0x00_1b00, Source::Nothing),
             (0x0100_00c0, Source::Instructions),            // cmask=1
             (0x0200_00c0, Source::Nothing),                 // cmask=2
@@ -205,7 +214,7 @@ mod tests {
             (0x1080_00c0, Source::Cycles),                  // inv, cmask=16
             (0x0180_003c, Source::Nothing),                 // inv, cmask=1
             (0x0080_00c0, Source::Instructions),            // inv without cmask
-            (0x1080_412e, Source::Nothing),
+            (0x1080_402e, Source::Nothing),
             (0x0004_00c0, Source::Nothing),                 // edge
         ];
         for (evtsel, source) in rows {
@@ -282,6 +291,16 @@ mod tests {
             assert_eq!(selected(evtsel, 4), Source::Pulses(pulses), "{evtsel:#x}");
         }
         for evtsel in [0x00d0, 0x01d0, 0x80d0, 0x84d0, 0x81d1] {
+            assert_eq!(selected(evtsel, 4), Source::Nothing, "{evtsel:#x}");
+        }
+    }
+
+    #[test]
+    fn the_last_level_has_two_units() {
+        for (evtsel, pulses) in [(0x4f2e, LLC_REFERENCE), (0x412e, LLC_MISS)] {
+            assert_eq!(selected(evtsel, 4), Source::Pulses(pulses), "{evtsel:#x}");
+        }
+        for evtsel in [0x002e, 0x012e, 0x4e2e, 0x4f2f] {
             assert_eq!(selected(evtsel, 4), Source::Nothing, "{evtsel:#x}");
         }
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::branch::{Kind, Taken};
 use crate::counters::{door::Door, Counters};
-use crate::cpu::{LogicalCpu, Reset};
+use crate::cpu::{LogicalCpu, Memory, Reset};
 use crate::cpuid::{self, Registers};
 use crate::lbr::architectural::AREA;
 use crate::machine::Machine;
@@ -30,6 +30,8 @@ pub struct Watch {
     branches: bool,
     /// Loads and stores must be reported.
     memory: bool,
+    /// Fetches of code must be reported.
+    fetches: bool,
     /// RFLAGS.TF means a step to the next taken branch.
     step_branches: bool,
     /// A performance monitoring interrupt is asked for.
@@ -66,6 +68,7 @@ impl Handle {
         watch.deadline = self.cpu.deadline();
         watch.branches = self.cpu.wants_branches();
         watch.memory = self.cpu.wants_memory();
+        watch.fetches = self.cpu.wants_fetches();
         watch.step_branches = self.cpu.steps_branches();
         watch.interrupt |= interrupt;
     }
@@ -308,12 +311,63 @@ pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) {
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
-pub unsafe extern "C" fn emu_memory(cpu: *mut Handle, load: bool, store: bool, cycles: u64) {
+pub unsafe extern "C" fn emu_memory(
+    cpu: *mut Handle,
+    load: bool,
+    store: bool,
+    address: u64,
+    length: u32,
+    cycles: u64,
+) {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    if handle.cpu.memory(load, store, cycles) {
+    let access = Memory {
+        load,
+        store,
+        address,
+        length: length.into(),
+    };
+    if handle.cpu.memory(&access, cycles) {
         handle.publish();
     }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_fetch(cpu: *mut Handle, address: u64, length: u32) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    if handle.cpu.fetch(address, length.into()) {
+        handle.publish();
+    }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_flush(cpu: *mut Handle, address: u64) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.flush(Some(address));
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_flush_all(cpu: *mut Handle) {
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
+    handle.cpu.flush(None);
 }
 
 /// See the header.

@@ -7,6 +7,7 @@
 //! through [`ffi`], whose C side is `include/emu_model.h`.
 
 pub mod branch;
+pub mod cache;
 pub mod counters;
 pub mod cpu;
 pub mod cpuid;

@@ -52,10 +52,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("EBX[0] core cycles available", perf.ebx, 0, 1, 0),
         ("EBX[1] instructions retired available", perf.ebx, 1, 1, 0),
         ("EBX[2] reference cycles available", perf.ebx, 2, 1, 0),
-        ("EBX[3] LLC references not available", perf.ebx, 3, 1, 1),
-        ("EBX[4] LLC misses not available", perf.ebx, 4, 1, 1),
+        ("EBX[3] LLC references available", perf.ebx, 3, 1, 0),
+        ("EBX[4] LLC misses available", perf.ebx, 4, 1, 0),
         ("EBX[5] branch instructions available", perf.ebx, 5, 1, 0),
         ("EBX[6] mispredicted branches available", perf.ebx, 6, 1, 0),
+        ("EBX[7] topdown slots available", perf.ebx, 7, 1, 0),
         ("EDX[14:13] reserved", perf.edx, 13, 2, 0),
     ];
     for (what, register, low, bits, expected) in fields {
@@ -63,10 +64,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             what, register, low, bits, expected
         ));
     }
+    let events = if facts.version < 5 { 7 } else { 8 };
     row!(
         report,
-        ("CPUID.0AH:EAX[31:24] has the events up to mispredicted branches"),
-        || { same("at least 7", u64::from(perf.eax >> 24 >= 7), 1) }
+        ("CPUID.0AH:EAX[31:24] has the events up to mispredicted branches, from version 5 slots"),
+        || { same("events", u64::from(perf.eax >> 24), events) }
     );
     if facts.version < 5 {
         row!(

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! SDM vol. 3, "Performance Monitoring": precise events, and the event lists of the
 //! cores: MEM_INST_RETIRED (before Skylake MEM_UOPS_RETIRED), on which KVM's own tests
-//! rely.
+//! rely; the architectural events of the last-level cache.
 
+use crate::accesses;
 use crate::apic;
 use crate::branches;
 use crate::cpu::wrmsr;
@@ -19,11 +20,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("ANY", 0x83d0, [10, 10, 10, 10, 40]),
     ];
     let scenarios = [
-        &branches::loads_10,
-        &branches::stores_10,
-        &branches::both_10,
-        &branches::pushes_10,
-        &branches::loads_40,
+        &accesses::loads_10,
+        &accesses::stores_10,
+        &accesses::both_10,
+        &accesses::pushes_10,
+        &accesses::loads_40,
     ];
     for (name, event, expected) in events {
         row!(
@@ -57,7 +58,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(5));
             apic::set_performance_entry(apic::NMI);
             traps::count(traps::NMI);
-            branches::loads_10.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
+            accesses::loads_10.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
             let number = traps::interrupts().0;
             let left = Counter::General(0).read();
             pmu::reset(facts);
@@ -68,5 +69,77 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             }
             Ok(())
         }
+    );
+    last_level(report, facts);
+}
+
+/// What a cache holds the SDM leaves to the processor, but not that it holds what was just
+/// used, nor that it does not hold what was flushed.
+fn last_level(report: &mut Report, facts: &Facts) {
+    const REFERENCE: u64 = 0x4f2e;
+    const MISS: u64 = 0x412e;
+    // The first time fetches the code as well.
+    let again = |event, scenario| {
+        pmu::count(facts, event, scenario);
+        pmu::count(facts, event, scenario)
+    };
+    for (name, event) in [("REFERENCE", REFERENCE), ("MISS", MISS)] {
+        for (scenario, expected) in [
+            (&accesses::loads_10, 0),
+            (&accesses::loads_40, 0),
+            (&accesses::flushed_10, 10),
+            (&accesses::flushed_pages_10, 10),
+        ] {
+            row!(
+                report,
+                ("LONGEST_LAT_CACHE.{name}: {expected} of {}", scenario.about),
+                || same("count", again(event, scenario), expected)
+            );
+        }
+        for (scenario, least) in [
+            (&accesses::flushed_code_10, 10),
+            (&accesses::all_flushed, 10),
+        ] {
+            row!(
+                report,
+                (
+                    "LONGEST_LAT_CACHE.{name}: at least {least} of {}",
+                    scenario.about
+                ),
+                || {
+                    let counted = again(event, scenario);
+                    // A line of data or code each time, and what else was flushed.
+                    if !(least..2 * least).contains(&counted) {
+                        fail!("{counted} counted");
+                    }
+                    Ok(())
+                }
+            );
+        }
+    }
+    row!(
+        report,
+        (
+            "LONGEST_LAT_CACHE.MISS: {} for the first time",
+            accesses::walk_1m.about
+        ),
+        || {
+            accesses::all_flushed.run(msr::IA32_PERF_GLOBAL_CTRL, 0);
+            let counted = pmu::count(facts, MISS, &accesses::walk_1m);
+            if !(16384..16400).contains(&counted) {
+                fail!("{counted} counted");
+            }
+            Ok(())
+        }
+    );
+    row!(
+        report,
+        ("LONGEST_LAT_CACHE.MISS: no line of 1 MiB that was just loaded"),
+        || same("count", again(MISS, &accesses::walk_1m), 0)
+    );
+    row!(
+        report,
+        ("LONGEST_LAT_CACHE.REFERENCE: each line of 1 MiB, more than is near"),
+        || same("count", again(REFERENCE, &accesses::walk_1m), 16384)
     );
 }

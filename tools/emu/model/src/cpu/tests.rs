@@ -75,6 +75,60 @@ fn a_debug_exception_stops_recording_and_stepping() {
     assert_eq!(get(&mut cpu, IA32_DEBUGCTL), debugctl::FREEZE_LBRS_ON_PMI);
 }
 
+fn access(load: bool, store: bool, address: u64) -> Memory {
+    Memory {
+        load,
+        store,
+        address,
+        length: 8,
+    }
+}
+
+#[test]
+fn caches_see_data_and_code_while_somebody_counts() {
+    let mut cpu = cpu();
+    let load = access(true, false, 0x1000);
+    assert!(!cpu.memory(&load, 1));
+    assert!(!cpu.wants_fetches());
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x4f2e);
+    set(&mut cpu, IA32_PERFEVTSEL0 + 1, EN | OS | 0x412e);
+    assert!(cpu.wants_memory() && cpu.wants_fetches() && !cpu.wants_branches());
+    let counted = |cpu: &mut LogicalCpu| [0, 1].map(|n| get(cpu, IA32_A_PMC0 + n));
+    cpu.memory(&load, 2);
+    assert_eq!(counted(&mut cpu), [1, 1], "nobody counted the first");
+    cpu.memory(&load, 3);
+    cpu.fetch(0x103f, 1);
+    assert_eq!(counted(&mut cpu), [1, 1]);
+    cpu.fetch(0x103f, 2);
+    assert_eq!(counted(&mut cpu), [2, 2], "two lines, one of them new");
+    cpu.memory(&access(false, true, 0x107c), 4);
+    assert_eq!(counted(&mut cpu), [3, 3]);
+    cpu.flush(Some(0x1020));
+    cpu.memory(&load, 5);
+    assert_eq!(counted(&mut cpu), [4, 4]);
+    cpu.flush(None);
+    cpu.memory(&load, 6);
+    assert_eq!(counted(&mut cpu), [5, 5]);
+    cpu.reset(Reset::Init, at(6));
+    cpu.memory(&load, 7);
+    assert_eq!(counted(&mut cpu), [5, 5], "INIT leaves the caches");
+    cpu.reset(Reset::Hard, at(8));
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x412e);
+    cpu.memory(&load, 9);
+    assert_eq!(get(&mut cpu, IA32_A_PMC0), 1, "a reset does not");
+}
+
+#[test]
+fn a_miss_interrupts() {
+    let mut cpu = cpu();
+    set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | INT | 0x412e);
+    set(&mut cpu, IA32_A_PMC0, (1 << 48) - 2);
+    assert!(!cpu.fetch(0, 1));
+    assert!(!cpu.fetch(0, 1));
+    assert!(cpu.memory(&access(true, false, 0x40), 1));
+    assert!(cpu.take_interrupt());
+}
+
 #[test]
 fn an_instruction_counts_its_accesses_to_memory_once() {
     let mut cpu = cpu();
@@ -85,7 +139,7 @@ fn an_instruction_counts_its_accesses_to_memory_once() {
     assert!(!cpu.wants_branches());
     let mut counted = |accesses: &[(bool, bool)], cycles| {
         for (load, store) in accesses {
-            assert!(!cpu.memory(*load, *store, cycles));
+            assert!(!cpu.memory(&access(*load, *store, 0), cycles));
         }
         [0, 1, 2].map(|n| get(&mut cpu, IA32_A_PMC0 + n))
     };

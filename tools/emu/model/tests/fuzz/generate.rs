@@ -4,7 +4,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 
-use crate::reference::{Branch, Facts};
+use crate::reference::{Branch, Facts, Place};
 
 /// One thing that a CPU does.
 #[derive(Clone, Debug)]
@@ -12,7 +12,11 @@ pub(crate) enum Step {
     /// So many instructions without a branch.
     Plain(u8),
     /// An instruction that loads, stores or both, some times.
-    Memory(Vec<(bool, bool)>),
+    Memory(Vec<(bool, bool, Place)>),
+    /// An instruction that is fetched from memory.
+    Fetch(Place),
+    /// CLFLUSH, or WBINVD.
+    Flush(Option<u64>),
     /// An instruction that faults.
     Faulting,
     /// A branch, and whether it changes to CPL 0 or above.
@@ -39,8 +43,8 @@ pub(crate) enum Step {
 }
 
 #[rustfmt::skip]
-const EVENTS: [u64; 13] = [
-    0x81d0, 0x82d0, 0x83d0, 0x003c, 0x013c, 0x00c0, 0x00c4, 0x00c5, 0x04c4, 0x20cc, 0x01e4, 0x01a4, 0x00c0,
+const EVENTS: [u64; 16] = [
+    0x412e, 0x4f2e, 0x4f2e, 0x81d0, 0x82d0, 0x83d0, 0x003c, 0x013c, 0x00c0, 0x00c4, 0x00c5, 0x04c4, 0x20cc, 0x01e4, 0x01a4, 0x00c0,
 ];
 
 /// The registers of all machines: first, number.
@@ -77,6 +81,14 @@ impl Source<'_> {
             place | 0xffff_8000_0000_0000
         } else {
             place
+        }
+    }
+
+    /// Memory of few sets of any cache, and more of it than a set has room for.
+    fn place(&mut self) -> Place {
+        Place {
+            address: self.below(40) << 19 | self.below(2) << 6 | self.below(64),
+            length: self.below(16) as u32 + 1,
         }
     }
 
@@ -185,9 +197,17 @@ impl Source<'_> {
                 let number = self.below(3) + 1;
                 Step::Memory(
                     (0..number)
-                        .map(|_| access[self.below(3) as usize])
+                        .map(|_| {
+                            let (load, store) = access[self.below(3) as usize];
+                            (load, store, self.place())
+                        })
                         .collect(),
                 )
+            }
+            83..=86 => Step::Fetch(self.place()),
+            87 => {
+                let address = self.place().address;
+                Step::Flush((!self.chance(8)).then_some(address))
             }
             20 => Step::Faulting,
             21..=54 => {

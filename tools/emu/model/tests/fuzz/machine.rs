@@ -7,6 +7,8 @@ use emu_model::cpuid::Registers;
 use emu_model::ffi::{self, Handle, MachineHandle, Watch};
 use emu_model::time::Now;
 
+use crate::reference::Place;
+
 /// `struct emu_watch`
 #[repr(C)]
 #[derive(Default)]
@@ -14,6 +16,7 @@ pub(crate) struct Wishes {
     pub(crate) deadline: u64,
     pub(crate) branches: bool,
     pub(crate) memory: bool,
+    pub(crate) fetches: bool,
     pub(crate) step_branches: bool,
     pub(crate) interrupt: bool,
 }
@@ -156,9 +159,33 @@ impl Cpu {
     }
 
     /// The instruction that executes accesses memory.
-    pub(crate) fn memory(&mut self, load: bool, store: bool) {
+    pub(crate) fn memory(&mut self, load: bool, store: bool, place: Place) {
         if self.watch().memory {
-            call!(emu_memory, self, load, store, self.cycles + 1);
+            let Place { address, length } = place;
+            call!(
+                emu_memory,
+                self,
+                load,
+                store,
+                address,
+                length,
+                self.cycles + 1
+            );
+        }
+    }
+
+    /// The instruction that executes is fetched.
+    pub(crate) fn fetch(&mut self, place: Place) {
+        if self.watch().fetches {
+            call!(emu_fetch, self, place.address, place.length);
+        }
+    }
+
+    /// CLFLUSH, or WBINVD.
+    pub(crate) fn flush(&mut self, address: Option<u64>) {
+        match address {
+            Some(address) => call!(emu_flush, self, address),
+            None => call!(emu_flush_all, self),
         }
     }
 

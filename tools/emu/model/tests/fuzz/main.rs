@@ -5,6 +5,7 @@
 //! machine, `FUZZ_SEED` the seed, which repeats a run.  Of a divergence the steps
 //! are printed that suffice for it.
 
+mod cache;
 mod generate;
 mod lbr;
 mod machine;

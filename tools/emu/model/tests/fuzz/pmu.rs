@@ -18,6 +18,9 @@ pub(crate) struct Happened {
     pub(crate) inserted: bool,
     pub(crate) load: bool,
     pub(crate) store: bool,
+    /// Lines that the last level of the caches was asked for, and those it had not.
+    pub(crate) references: u64,
+    pub(crate) misses: u64,
 }
 
 pub(crate) struct Pmu {
@@ -76,6 +79,8 @@ impl Pmu {
             (0xc4, _) if known => u64::from(what.branch.is_some_and(matches)),
             (0xc5, _) if known => u64::from(what.mispredicted && what.branch.is_some_and(matches)),
             (0xcc, 0x20) | (0xe4, 1) => u64::from(what.inserted),
+            (0x2e, 0x4f) => what.references,
+            (0x2e, 0x41) => what.misses,
             (0xd0, 0x81) => u64::from(what.load),
             (0xd0, 0x82) => u64::from(what.store),
             (0xd0, 0x83) => u64::from(what.load || what.store),
@@ -87,6 +92,8 @@ impl Pmu {
         let cycle = u64::from(what.cycle);
         let number = match (cmask, invert) {
             (0, _) => number,
+            // One line after the other.
+            (1, false) if event == 0x2e => number,
             (1, false) => number.min(1),
             (1, true) if level => cycle - number.min(cycle),
             (_, true) => return if edge { 0 } else { cycle },
@@ -99,6 +106,24 @@ impl Pmu {
         }
     }
 
+    fn runs(&self, n: usize, user: bool, stopped: bool) -> bool {
+        let select = self.select[n];
+        let ring = select >> if user { 16 } else { 17 } & 1 != 0;
+        let frozen = stopped || self.status & CTR_FRZ != 0;
+        ring && select >> 22 & 1 != 0 && self.global >> n & 1 != 0 && !frozen
+    }
+
+    /// Whether some counter sees one line more or less that goes to the last level.
+    pub(crate) fn counts_lines(&self, user: bool, stopped: bool) -> bool {
+        let one = Happened {
+            references: 1,
+            misses: 1,
+            ..Happened::default()
+        };
+        (0..self.facts.general)
+            .any(|n| self.runs(n, user, stopped) && self.sees(self.select[n], one) != 0)
+    }
+
     /// Which counters overflow, and whether one of them interrupts.
     pub(crate) fn count(&mut self, what: Happened, user: bool, stopped: bool) -> (u64, bool) {
         let (mut overflow, mut interrupt) = (0, false);
@@ -107,8 +132,7 @@ impl Pmu {
         }
         for n in 0..self.facts.general {
             let select = self.select[n];
-            let ring = select >> if user { 16 } else { 17 } & 1 != 0;
-            if ring && select >> 22 & 1 != 0 && self.global >> n & 1 != 0 {
+            if self.runs(n, user, stopped) {
                 let value = self.general[n] + self.sees(select, what);
                 if value > self.mask() {
                     overflow |= 1 << n;

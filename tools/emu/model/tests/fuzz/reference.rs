@@ -5,6 +5,7 @@ use emu_model::branch::{Kind, Taken};
 use emu_model::machine::{Lbr as Description, LbrFormat, Machine};
 use emu_model::predict::Predictor;
 
+use crate::cache::Caches;
 use crate::lbr::Lbr;
 use crate::pmu::{Happened, Pmu, CTR_FRZ, LBR_FRZ};
 
@@ -78,6 +79,13 @@ pub(crate) struct Branch {
     pub(crate) to: u64,
 }
 
+/// A piece of physical memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) address: u64,
+    pub(crate) length: u32,
+}
+
 pub(crate) struct Reference {
     facts: Facts,
     pub(crate) pmu: Pmu,
@@ -89,6 +97,7 @@ pub(crate) struct Reference {
     saved: Option<(u64, u64)>,
     stopped: bool,
     predictor: Predictor,
+    caches: Caches,
     interrupt: bool,
     cycles: u64,
 }
@@ -105,6 +114,7 @@ impl Reference {
             saved: None,
             stopped: false,
             predictor: Predictor::default(),
+            caches: Caches::default(),
             interrupt: false,
             cycles: 0,
         }
@@ -222,14 +232,44 @@ impl Reference {
     }
 
     /// An instruction that loads, stores or both.
-    pub(crate) fn memory(&mut self, load: bool, store: bool) {
+    pub(crate) fn memory(&mut self, accesses: &[(bool, bool, Place)]) {
+        let mut what = Happened {
+            load: accesses.iter().any(|access| access.0),
+            store: accesses.iter().any(|access| access.1),
+            ..Happened::default()
+        };
+        for access in accesses {
+            self.through_caches(access.2, &mut what);
+        }
+        self.retire(what);
+    }
+
+    /// An instruction that is fetched.
+    pub(crate) fn fetch(&mut self, place: Place) {
+        let mut what = Happened::default();
+        self.through_caches(place, &mut what);
+        self.retire(what);
+    }
+
+    fn retire(&mut self, what: Happened) {
         self.happen(Happened {
             cycle: true,
             instruction: true,
-            load,
-            store,
-            ..Happened::default()
+            ..what
         });
+    }
+
+    /// The model lets the caches see only what somebody counts.
+    fn through_caches(&mut self, place: Place, what: &mut Happened) {
+        if self.pmu.counts_lines(self.user, self.stopped) {
+            let (references, misses) = self.caches.access(place);
+            what.references += references;
+            what.misses += misses;
+        }
+    }
+
+    pub(crate) fn flush(&mut self, address: Option<u64>) {
+        self.caches.flush(address);
     }
 
     pub(crate) fn not_taken(&mut self, from: u64, watched: bool) {

@@ -235,12 +235,21 @@ impl Both<'_> {
                 self.end(false)?;
             }
             Step::Memory(accesses) => {
-                for (load, store) in accesses {
-                    self.model.memory(*load, *store);
+                for (load, store, place) in accesses {
+                    self.model.memory(*load, *store, *place);
                 }
-                let load = accesses.iter().any(|access| access.0);
-                let store = accesses.iter().any(|access| access.1);
-                self.reference.memory(load, store);
+                self.reference.memory(accesses);
+                self.end(true)?;
+            }
+            Step::Fetch(place) => {
+                self.model.fetch(*place);
+                self.reference.fetch(*place);
+                self.end(true)?;
+            }
+            Step::Flush(address) => {
+                self.model.flush(*address);
+                self.reference.flush(*address);
+                self.reference.instruction(true);
                 self.end(true)?;
             }
             Step::Taken(branch, user) => {
