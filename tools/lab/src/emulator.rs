@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use emu_model::machine::{COUNTERS_VARIABLE, MACHINE_VARIABLE};
 
 /// How long nothing may come out of either serial port, in CPU time.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(120);
 /// How long the emulator may use no CPU at all, in wall time.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// What the machine may still print after a kernel panic, in CPU time.

@@ -32,11 +32,12 @@ caps=/sys/bus/event_source/devices/cpu/caps
 	ask "perf stat -x, -e instructions:u,branches:u -- br_instr 1 1000 2>&1 | sed 's/..,,\\([^,]*\\).*/00 \\1/'"
 	ask "perf record -o no -b -e cpu-clock -- br_instr 1 10 2>&1 | grep PMU"
 	for what in any cond any_call callgraph; do
+		note "step: profile $what" >&3
 		guest_run profile $what 1 100000 >/tmp/profile
 		echo "profile $what: exit $?"
 		symbols /tmp/profile
 	done
-} >/tmp/guest-perf
+} 3>&1 >/tmp/guest-perf
 check_same "all of that works" 0 "$(sed -n 's/.*exit //p' /tmp/guest-perf | sort -u)"
 artifact guest-perf /tmp/guest-perf
 guest_stop
