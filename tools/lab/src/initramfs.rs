@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::cpio::Archive;
-use crate::places::Places;
+use crate::places::{Kernel, Places};
 use crate::suite::Part;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -54,7 +54,7 @@ pub struct Job<'a> {
     pub variables: &'a [(String, String)],
 }
 
-/// Makes or finds all archives for a boot of the kernel in `kernel` with `parts`;
+/// Makes or finds all archives for a boot of `kernel` with `parts`;
 /// the last one is written to `scratch`.
 ///
 /// # Errors
@@ -62,7 +62,7 @@ pub struct Job<'a> {
 /// If something that is needed is missing.
 pub fn build(
     places: &Places,
-    kernel: &Path,
+    kernel: &Kernel,
     parts: &[Part],
     job: &Job<'_>,
     scratch: &Path,
@@ -96,7 +96,7 @@ pub fn build(
     Ok(archives)
 }
 
-fn base(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
+fn base(places: &Places, kernel: &Kernel) -> Result<Vec<Source>> {
     if !Path::new(BUSYBOX).exists() || linked(Path::new(BUSYBOX))?.is_some() {
         bail!("{BUSYBOX} is missing or not static; run `make setup` (package busybox-static)");
     }
@@ -115,13 +115,7 @@ fn base(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
         "arch/x86/kvm/kvm.ko",
         "arch/x86/kvm/kvm-intel.ko",
     ] {
-        let path = kernel.join(module);
-        if !path.exists() {
-            bail!(
-                "{} is missing; the kernel needs KVM and KVM_INTEL as modules",
-                path.display()
-            );
-        }
+        let path = kernel.module(module)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         sources.push((path.clone(), format!("lib/modules/{name}")));
     }
@@ -193,7 +187,7 @@ fn perf_tests(perf: &Path) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn qemu(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
+fn qemu(places: &Places, kernel: &Kernel) -> Result<Vec<Source>> {
     let mut sources = with_libraries(QEMU, "qemu-system-x86")?;
     for name in FIRMWARE {
         let Some(path) = FIRMWARE_DIRECTORIES
@@ -205,26 +199,10 @@ fn qemu(places: &Places, kernel: &Path) -> Result<Vec<Source>> {
         };
         sources.push((path.canonicalize()?, format!("usr/share/qemu/{name}")));
     }
-    sources.push((bzimage(kernel)?, "guest/bzImage".into()));
+    sources.push((kernel.image.clone(), "guest/bzImage".into()));
     let init = places.top.join("tools/lab/initramfs/guest-init");
     sources.push((init, "guest/root/init".into()));
     Ok(sources)
-}
-
-/// The kernel image in a build directory.
-///
-/// # Errors
-///
-/// If there is none.
-pub fn bzimage(kernel: &Path) -> Result<PathBuf> {
-    let path = kernel.join("arch/x86/boot/bzImage");
-    if !path.exists() {
-        bail!(
-            "{} is missing; --kernel wants the build directory of a kernel",
-            path.display()
-        );
-    }
-    Ok(path)
 }
 
 /// The shared libraries of a program, its loader included; `None` if it is

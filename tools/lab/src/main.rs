@@ -172,7 +172,8 @@ fn verdict(success: bool) -> ExitCode {
 }
 
 fn run_suite(places: &Places, options: &Options, machine: &str, name: &str) -> Result<ExitCode> {
-    let suite = Suite::load(&places.suites(), name)?;
+    let mut suite = Suite::load(&places.suites(), name)?;
+    suite.kernels = places.kernels(&suite.kernels);
     let outcomes = check::kernels(places, options, &suite, machine);
     for outcome in &outcomes {
         print!("{}", outcome.details());

@@ -9,9 +9,14 @@ use clap::Args;
 /// Build products; the defaults are what `make lab` publishes under `build/`.
 #[derive(Args, Clone, Debug)]
 pub struct Products {
-    /// Build directory of the host's and guest's kernel [default: build/kernel]
-    #[arg(long, value_name = "DIR", global = true)]
+    /// The host's and guest's kernel: a build directory, or a bzImage with --modules
+    /// [default: build/kernel]
+    #[arg(long, value_name = "PATH", global = true)]
     pub kernel: Option<PathBuf>,
+    /// Where that kernel's modules are: /lib/modules/RELEASE of an installation, or a
+    /// folder with irqbypass.ko, kvm.ko and kvm-intel.ko [default: the build directory]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub modules: Option<PathBuf>,
     /// The module [default: build/module/guest_lbr.ko]
     #[arg(long, value_name = "FILE", global = true)]
     pub module: Option<PathBuf>,
@@ -27,6 +32,67 @@ pub struct Products {
     /// Where log folders are written [default: build/log]
     #[arg(long, value_name = "DIR", global = true)]
     pub log: Option<PathBuf>,
+}
+
+/// A kernel to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// The bzImage.
+    pub image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    /// A build directory, or an image with `modules`.
+    fn new(path: PathBuf, modules: Option<PathBuf>) -> Result<Self> {
+        let (image, modules) = match modules {
+            Some(modules) if path.is_file() => (path, modules),
+            None if path.is_file() => bail!(
+                "{} is an image; name the folder of its modules by --modules",
+                path.display()
+            ),
+            modules => (
+                path.join("arch/x86/boot/bzImage"),
+                modules.unwrap_or_else(|| path.clone()),
+            ),
+        };
+        if !image.is_file() {
+            bail!(
+                "{} is missing; --kernel wants a kernel's build directory or a bzImage",
+                image.display()
+            );
+        }
+        Ok(Self { image, modules })
+    }
+
+    /// A module by its path in a build directory; where modules are installed, that is
+    /// below another folder, or the module lies there alone.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing.
+    pub fn module(&self, path: &str) -> Result<PathBuf> {
+        let installed = self.modules.join("kernel").join(path);
+        let name = Path::new(path).file_name().unwrap_or_default();
+        let places = [self.modules.join(path), installed, self.modules.join(name)];
+        let compressed = |place: &PathBuf| {
+            [".xz", ".zst", ".gz"].iter().any(|suffix| {
+                let mut packed = place.clone().into_os_string();
+                packed.push(suffix);
+                Path::new(&packed).exists()
+            })
+        };
+        if let Some(place) = places.iter().find(|place| place.is_file()) {
+            return Ok(place.clone());
+        }
+        if let Some(place) = places.iter().find(|place| compressed(place)) {
+            bail!("{} is compressed; decompress it", place.display());
+        }
+        bail!(
+            "{} has no {path}; the kernel needs KVM and KVM_INTEL as modules",
+            self.modules.display()
+        );
+    }
 }
 
 /// Resolved places.
@@ -60,6 +126,9 @@ impl Places {
     ///
     /// If there is none.
     pub fn new(products: Products) -> Result<Self> {
+        if products.modules.is_some() && products.kernel.is_none() {
+            bail!("--modules goes with --kernel; name both");
+        }
         let here = std::env::current_dir()?;
         let Some(top) = here
             .ancestors()
@@ -97,14 +166,32 @@ impl Places {
         })
     }
 
-    /// The build directory of the kernel `name` (`kernel`, `kernel-vanilla`).
+    /// The kernel `name` (`kernel`, `kernel-vanilla`); the one of the command line is
+    /// the former.
     ///
     /// # Errors
     ///
     /// If it is missing.
-    pub fn kernel(&self, name: &str) -> Result<PathBuf> {
+    pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let given = self.products.kernel.as_ref().filter(|_| name == "kernel");
-        self.existing(name, given, name)
+        let path = self.existing(name, given, name)?;
+        let modules = self.products.modules.as_ref().filter(|_| given.is_some());
+        let modules = modules.map(|path| {
+            let what = || format!("--modules: {} is missing", path.display());
+            path.canonicalize().with_context(what)
+        });
+        Kernel::new(path, modules.transpose()?)
+    }
+
+    /// On which kernels a suite runs that is for `kernels`: one of the command line is
+    /// `kernel`, and takes the place of all others if that is not among them.
+    #[must_use]
+    pub fn kernels(&self, kernels: &[String]) -> Vec<String> {
+        let ours = "kernel".to_owned();
+        if self.products.kernel.is_some() && !kernels.contains(&ours) {
+            return vec![ours];
+        }
+        kernels.to_vec()
     }
 
     /// The module.
@@ -247,5 +334,82 @@ impl Places {
     /// The folder of machine descriptions.
     pub fn machines(&self) -> PathBuf {
         self.top.join("tools/emu/machines")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const KVM: &str = "arch/x86/kvm/kvm.ko";
+
+    fn file(path: &Path) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+
+    #[test]
+    fn modules_are_found_where_kernels_have_them() {
+        for place in [KVM, "kernel/arch/x86/kvm/kvm.ko", "kvm.ko"] {
+            let folder = tempfile::tempdir().unwrap();
+            let (image, module) = (folder.path().join("bzImage"), folder.path().join(place));
+            file(&image);
+            file(&module);
+            let kernel = Kernel::new(image.clone(), Some(folder.path().into())).unwrap();
+            assert_eq!(kernel.image, image);
+            assert_eq!(kernel.module(KVM).unwrap(), module);
+        }
+    }
+
+    #[test]
+    fn a_build_directory_has_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("arch/x86/boot/bzImage");
+        file(&image);
+        file(&folder.path().join(KVM));
+        let kernel = Kernel::new(folder.path().into(), None).unwrap();
+        assert_eq!(kernel.image, image);
+        assert_eq!(kernel.module(KVM).unwrap(), folder.path().join(KVM));
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("bzImage");
+        let said = |result: Result<Kernel>| format!("{:#}", result.unwrap_err());
+        assert!(said(Kernel::new(image.clone(), None)).contains("bzImage is missing"));
+        assert!(said(Kernel::new(folder.path().into(), None)).contains("bzImage is missing"));
+        file(&image);
+        assert!(said(Kernel::new(image.clone(), None)).contains("by --modules"));
+        let kernel = Kernel::new(image, Some(folder.path().into())).unwrap();
+        let said = |kernel: &Kernel| format!("{:#}", kernel.module(KVM).unwrap_err());
+        assert!(said(&kernel).contains("has no arch/x86/kvm/kvm.ko"));
+        file(&folder.path().join("kernel/arch/x86/kvm/kvm.ko.xz"));
+        assert!(said(&kernel).contains("kvm.ko is compressed"));
+    }
+
+    #[test]
+    fn a_kernel_of_the_command_line_takes_the_place_of_others() {
+        let products = |kernel: Option<&str>| Products {
+            kernel: kernel.map(PathBuf::from),
+            modules: None,
+            module: None,
+            selftests: None,
+            perf: None,
+            bochs: None,
+            log: None,
+        };
+        let own = Places::new(products(Some("x"))).unwrap();
+        let ours = Places::new(products(None)).unwrap();
+        for (kernels, on_own) in [
+            (&["kernel"][..], &["kernel"][..]),
+            (&["kernel-vanilla"], &["kernel"]),
+            (&["kernel", "kernel-vanilla"], &["kernel", "kernel-vanilla"]),
+        ] {
+            let kernels: Vec<_> = kernels.iter().map(ToString::to_string).collect();
+            assert_eq!(own.kernels(&kernels), on_own);
+            assert_eq!(ours.kernels(&kernels), kernels);
+        }
     }
 }

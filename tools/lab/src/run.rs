@@ -192,12 +192,7 @@ impl Boot<'_> {
         let kernel = places.kernel(self.kernel)?;
         let archives = initramfs::build(places, &kernel, self.parts, &self.job, &files.log)?;
         let append = format!("{APPEND} {}", options.append);
-        iso::build(
-            &files.iso,
-            &initramfs::bzimage(&kernel)?,
-            &archives,
-            &append,
-        )?;
+        iso::build(&files.iso, &kernel.image, &archives, &append)?;
         let log = files.log.join("bochs.log");
         let config = bochsrc::generate(&machine, &files.iso, None, console, &files.results, &log);
         fs::write(&files.bochsrc, config)?;
