@@ -240,3 +240,90 @@ pub enum Flow {
     /// Stop the emulator.
     Stop,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Runs a shell script in the emulator's place.
+    fn run(script: &str, limit: u64) -> (End, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("bochs"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(path("bochs"), fs::Permissions::from_mode(0o755)).unwrap();
+        let emulator = Emulator {
+            bochs: &path("bochs"),
+            machine: Path::new("m.toml"),
+            bochsrc: Path::new("bochsrc"),
+            folder: folder.path(),
+            limit: Some(Duration::from_secs(limit)),
+        };
+        let mut results = Vec::new();
+        let (end, _) = emulator
+            .run(&path("console"), &path("results"), &mut |output| {
+                results.extend_from_slice(output.results);
+                Flow::Continue
+            })
+            .unwrap();
+        (end, results)
+    }
+
+    fn failed(end: End) -> String {
+        match end {
+            End::Failed(why) => why,
+            End::PowerOff => panic!("it went off by itself"),
+        }
+    }
+
+    #[test]
+    fn a_power_off_is_the_good_end_and_nothing_is_lost() {
+        let (end, results) = run(
+            "echo ok >results; echo soft power off >bochs.log; exit 1",
+            9,
+        );
+        assert_eq!(end, End::PowerOff);
+        assert_eq!(results, b"ok\n");
+    }
+
+    #[test]
+    fn an_emulator_that_gives_up_is_quoted() {
+        let why = failed(run("echo 'error: m.toml: line 3: bad' >&2; exit 1", 9).0);
+        assert_eq!(why, "the emulator gave up: error: m.toml: line 3: bad");
+        let why = failed(run("exit 3", 9).0);
+        assert_eq!(why, "the emulator ended with exit status: 3");
+    }
+
+    #[test]
+    fn what_goes_on_for_ever_is_stopped() {
+        let why = failed(run("while :; do :; done", 1).0);
+        assert_eq!(why, "not done in 1 s of CPU time");
+    }
+
+    #[test]
+    fn a_kernel_panic_ends_the_run_before_its_limit() {
+        let why = failed(run("printf 'Kernel p' >console; sleep 0.2; printf 'anic' >>console; while :; do :; done", 60).0);
+        assert_eq!(why, "the host's kernel panicked");
+    }
+
+    #[test]
+    fn each_way_to_hang_has_its_limit() {
+        let emulator = Emulator {
+            bochs: Path::new(""),
+            machine: Path::new(""),
+            bochsrc: Path::new(""),
+            folder: Path::new(""),
+            limit: Some(Duration::from_secs(200)),
+        };
+        let said = |used, last_output, still| {
+            let [used, last_output, still] = [used, last_output, still].map(Duration::from_secs);
+            emulator.overdue(used, last_output, None, still)
+        };
+        assert_eq!(said(200, 200, 0), None);
+        assert_eq!(said(120, 1, 60), None);
+        assert!(said(201, 201, 0).unwrap().contains("not done in 200 s"));
+        assert!(said(121, 0, 0).unwrap().contains("no output in 120 s"));
+        assert!(said(1, 1, 61).unwrap().contains("stood still"));
+    }
+}

@@ -408,7 +408,12 @@ pub(crate) fn judge(
 ) -> Outcome {
     let transcript = protocol::parse(stream);
     let mut report = ktap::parse(&transcript.text);
-    if let End::Failed(why) = end {
+    if let End::Failed(mut why) = end {
+        if stream.is_empty() {
+            // It did not come as far as that.
+            why += "; nothing came from its userland, and the console's last line is: ";
+            why += &latest(&[console, b"\n"].concat());
+        }
         report.problems.insert(0, why);
     } else if transcript.exit.is_none() {
         report
@@ -456,4 +461,93 @@ pub fn save(outcome: &Outcome) -> Result<()> {
         write(name, data)?;
     }
     write("junit.xml", junit::write(&[outcome])?.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(stream: &[u8], console: &[u8], end: End) -> Outcome {
+        judge(
+            "t".into(),
+            &[],
+            stream,
+            console,
+            end,
+            Duration::ZERO,
+            "log".into(),
+        )
+    }
+
+    const GOOD: &[u8] = b"ok 1 a\nok 2 b\n1..2\n@exit 0\n";
+    /// No text in any encoding, and no line.
+    const NOISE: &[u8] = b"\xff\xfe\0\x1b[7m\x80\x07";
+
+    #[test]
+    fn a_suite_that_came_to_its_end_succeeds() {
+        assert!(judged(GOOD, b"", End::PowerOff).sum().is_success());
+    }
+
+    #[test]
+    fn a_kernel_that_comes_to_no_init_is_told_by_its_last_line() {
+        let console = [NOISE, b"\n[1.0] one\n[2.0] two\n", NOISE].concat();
+        let outcome = judged(b"", &console, End::Failed("hangs".into()));
+        assert!(!outcome.sum().is_success());
+        let details = outcome.details();
+        let line = details.lines().find(|line| line.contains("FAILED  hangs"));
+        assert!(
+            line.is_some_and(|line| line.contains("nothing came from its userland")),
+            "{details}"
+        );
+        let outcome = judged(b"", b"[1.0] one\n[2.0] two", End::Failed("hangs".into()));
+        assert!(
+            outcome.details().contains("last line is: [2.0] two\n"),
+            "{}",
+            outcome.details()
+        );
+    }
+
+    #[test]
+    fn a_suite_that_hangs_fails_by_that_alone() {
+        let outcome = judged(b"ok 1 a\nok 2 b\n1..2\n", b"", End::Failed("late".into()));
+        assert_eq!(outcome.sum().failed, 1);
+        assert_eq!(outcome.report.problems, ["late"]);
+    }
+
+    #[test]
+    fn a_machine_that_went_off_early_fails() {
+        let outcome = judged(b"ok 1 a\n1..1\n", b"", End::PowerOff);
+        assert!(outcome.details().contains("before the suite's end"));
+        assert!(!outcome.sum().is_success());
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_fails() {
+        let outcome = judged(&[b"@file x 99\n", GOOD].concat(), b"", End::PowerOff);
+        assert_eq!(outcome.report.problems, ["file x is damaged or cut off"]);
+        assert!(!outcome.sum().is_success());
+    }
+
+    #[test]
+    fn noise_between_lines_changes_no_result() {
+        let stream = [NOISE, b"\n", GOOD].concat();
+        let outcome = judged(&stream, NOISE, End::PowerOff);
+        assert_eq!((outcome.sum().passed, outcome.sum().failed), (2, 0));
+        let console = [NOISE, b"\n[1.0] BUG: bad page\n", NOISE].concat();
+        let outcome = judged(GOOD, &console, End::PowerOff);
+        assert!(outcome
+            .details()
+            .contains("kernel fault: host: [1.0] BUG: bad page"));
+    }
+
+    #[test]
+    fn noise_in_a_result_fails() {
+        // Noise in a name is part of the name.
+        for at in (0..GOOD.len()).filter(|&at| !b"ab".contains(&GOOD[at])) {
+            let stream = [&GOOD[..at], NOISE, &GOOD[at + 1..]].concat();
+            let outcome = judged(&stream, b"", End::PowerOff);
+            let details = outcome.details();
+            assert!(!outcome.sum().is_success(), "byte {at}: {details}");
+        }
+    }
 }
