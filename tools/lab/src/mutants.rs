@@ -293,9 +293,10 @@ fn sources(places: &Places) -> Result<String> {
     let output = Command::new("sh")
         .args([
             "-c",
-            "git ls-files tools/emu | LC_ALL=C sort | xargs sha256sum | sha256sum",
+            "git ls-files build bochs conform machines model | LC_ALL=C sort | \
+             xargs sha256sum | sha256sum",
         ])
-        .current_dir(&places.top)
+        .current_dir(places.top.join("tools/emu"))
         .output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
@@ -340,7 +341,9 @@ pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result
             let Some((n, mutant)) = next else {
                 return Ok(());
             };
-            let fate = workshop.fate(mutant, n).with_context(|| mutant.name.clone())?;
+            let fate = workshop
+                .fate(mutant, n)
+                .with_context(|| mutant.name.clone())?;
             let verdict = Verdict {
                 name: mutant.name.clone(),
                 fate: fate.clone(),
