@@ -214,7 +214,14 @@ impl<'a> Workshop<'a> {
             return Ok(Fate::Rows(failed));
         }
         let mut tests = Command::new("timeout");
-        tests.args(["300", "cargo", "test", "--package", "emu-model"]);
+        tests.args([
+            "300",
+            "cargo",
+            "test",
+            "--release",
+            "--package",
+            "emu-model",
+        ]);
         Ok(if self.run(&mut tests, "tests")? {
             Fate::Survives
         } else {
