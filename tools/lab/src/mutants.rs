@@ -280,19 +280,14 @@ fn all_rows(places: &Places, options: &Options) -> Result<BTreeSet<String>> {
     Ok(all)
 }
 
-/// The verdicts of an earlier run on the same sources, which this one continues.
-fn earlier(path: &Path, sources: &str) -> Result<BTreeMap<String, Fate>> {
+/// The verdicts of an earlier run, which this one continues.
+fn earlier(path: &Path) -> BTreeMap<String, Fate> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    let mut lines = text.lines();
-    if lines.next() != Some(sources) {
-        fs::write(path, format!("{sources}\n"))?;
-        return Ok(BTreeMap::new());
-    }
     // The last line may be cut off.
-    Ok(lines
+    text.lines()
         .filter_map(|line| serde_json::from_str::<Verdict>(line).ok())
         .map(|verdict| (verdict.name, verdict.fate))
-        .collect())
+        .collect()
 }
 
 /// What the verdicts depend on.
@@ -301,7 +296,7 @@ fn sources(places: &Places) -> Result<String> {
         .args([
             "-c",
             "git ls-files build bochs conform machines model | LC_ALL=C sort | \
-             xargs sha256sum | sha256sum",
+             xargs sha256sum | sha256sum | cut -c 1-16",
         ])
         .current_dir(places.top.join("tools/emu"))
         .output()?;
@@ -322,9 +317,14 @@ pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result
         toml::from_str(&fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
     let all = all_rows(places, options)?;
     let mutants = list(places, filters)?;
-    let results = folder.join("results");
-    let done = earlier(&results, &sources(places)?)?;
-    let file = Mutex::new(OpenOptions::new().append(true).open(&results)?);
+    let results = places.cache.join("mutants").join(sources(places)?);
+    let done = earlier(&results);
+    fs::create_dir_all(places.cache.join("mutants"))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&results)?;
+    let file = Mutex::new(file);
     let fates = Mutex::new(done);
     let queue: VecDeque<_> = {
         let fates = fates.lock().unwrap_or_else(PoisonError::into_inner);
