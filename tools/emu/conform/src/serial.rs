@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The second serial port, where results go.
 
-use core::arch::asm;
 use core::fmt;
 
 use crate::cpu::{in8, out8};
@@ -18,18 +17,9 @@ pub fn init() {
     }
 }
 
-/// Waits until the port's status has this bit.  Its registers are slow to read on an
-/// emulated machine, and a byte takes thousands of instructions.
-fn wait(bit: u8) {
-    while in8(LINE_STATUS) & bit == 0 {
-        // SAFETY: it counts down a register.
-        unsafe { asm!("2: dec {0:e}", "jnz 2b", inout(reg) 2000 => _, options(nomem, nostack)) };
-    }
-}
-
 /// Waits until everything is out.
 pub fn flush() {
-    wait(TRANSMITTER_IDLE);
+    while in8(LINE_STATUS) & TRANSMITTER_IDLE == 0 {}
 }
 
 /// The port.
@@ -38,7 +28,7 @@ pub struct Serial;
 impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            wait(TRANSMITTER_EMPTY);
+            while in8(LINE_STATUS) & TRANSMITTER_EMPTY == 0 {}
             out8(PORT, byte);
         }
         Ok(())
