@@ -103,7 +103,10 @@ impl Emulator<'_> {
     /// Starts the emulator.
     fn spawn(&self) -> Result<Guard> {
         let out = File::create(self.folder.join("bochs.out"))?;
-        let child = Command::new(self.bochs)
+        // It would run on for ever if we were killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.bochs)
             .args(["-q", "-f"])
             .arg(self.bochsrc)
             .current_dir(self.folder)
@@ -113,7 +116,7 @@ impl Emulator<'_> {
             .stdout(out.try_clone()?)
             .stderr(out)
             .spawn()
-            .with_context(|| format!("{} does not run; run `make emu`", self.bochs.display()))?;
+            .context("setpriv does not run; run `make setup` (package util-linux)")?;
         Ok(Guard(child))
     }
 
@@ -247,12 +250,16 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    fn script(path: &Path, text: &str) {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// Runs a shell script in the emulator's place.
-    fn run(script: &str, limit: u64) -> (End, Vec<u8>) {
+    fn run(text: &str, limit: u64) -> (End, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("bochs"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path("bochs"), fs::Permissions::from_mode(0o755)).unwrap();
+        script(&path("bochs"), text);
         let emulator = Emulator {
             bochs: &path("bochs"),
             machine: Path::new("m.toml"),
@@ -293,6 +300,36 @@ mod tests {
         assert_eq!(why, "the emulator gave up: error: m.toml: line 3: bad");
         let why = failed(run("exit 3", 9).0);
         assert_eq!(why, "the emulator ended with exit status: 3");
+    }
+
+    #[test]
+    fn no_emulator_outlives_the_lab() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        script(&path("bochs"), ": >started; while :; do :; done");
+        // The end of the thread that starts it is to the system our end.
+        let child = std::thread::scope(|scope| {
+            let start = || {
+                let emulator = Emulator {
+                    bochs: &path("bochs"),
+                    machine: Path::new("m.toml"),
+                    bochsrc: Path::new("bochsrc"),
+                    folder: folder.path(),
+                    limit: None,
+                };
+                let child = emulator.spawn().unwrap();
+                while !path("started").exists() {
+                    std::thread::sleep(POLL);
+                }
+                child
+            };
+            scope.spawn(start).join().unwrap()
+        });
+        let late = Instant::now() + Duration::from_secs(10);
+        while !child.ended().unwrap() {
+            assert!(Instant::now() < late, "it runs on");
+            std::thread::sleep(POLL);
+        }
     }
 
     #[test]
