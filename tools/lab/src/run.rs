@@ -56,6 +56,15 @@ pub struct Size {
 }
 
 impl Size {
+    /// With this number of CPUs, if the command line has none.
+    #[must_use]
+    fn or_cpus(self, cpus: Option<u8>) -> Self {
+        Self {
+            cpus: self.cpus.or(cpus),
+            ..self
+        }
+    }
+
     /// The description to use: that in `path`, or one of this size in `folder`.
     pub(crate) fn machine(self, path: PathBuf, folder: &Path) -> Result<(PathBuf, Machine)> {
         let mut machine = Machine::load(&path)?;
@@ -328,6 +337,10 @@ pub fn suite(
         },
         limit: Some(Duration::from_secs(suite.seconds)),
     };
+    let options = &Options {
+        size: options.size.or_cpus(suite.cpus),
+        ..options.clone()
+    };
     let bar = progress(&options.bars, &title);
     bar.set_message("booting");
     let mut stream = Vec::new();
@@ -393,6 +406,7 @@ pub fn latest(stream: &[u8]) -> String {
         .rsplit('\n')
         .next()
         .unwrap_or_default()
+        .replace(char::is_control, "")
         .trim()
         .to_owned()
 }
@@ -484,6 +498,17 @@ mod tests {
     const NOISE: &[u8] = b"\xff\xfe\0\x1b[7m\x80\x07";
 
     #[test]
+    fn the_command_line_has_the_last_word_on_cpus() {
+        let size = |cpus| Size {
+            cpus,
+            ..Size::default()
+        };
+        assert_eq!(size(None).or_cpus(None).cpus, None);
+        assert_eq!(size(None).or_cpus(Some(2)).cpus, Some(2));
+        assert_eq!(size(Some(1)).or_cpus(Some(2)).cpus, Some(1));
+    }
+
+    #[test]
     fn a_suite_that_came_to_its_end_succeeds() {
         assert!(judged(GOOD, b"", End::PowerOff).sum().is_success());
     }
@@ -505,6 +530,11 @@ mod tests {
             "{}",
             outcome.details()
         );
+    }
+
+    #[test]
+    fn no_line_of_the_machine_moves_the_cursor() {
+        assert_eq!(latest(b"one\n\x1b[2Jt\rwo\x07\n"), "[2Jtwo");
     }
 
     #[test]

@@ -46,6 +46,7 @@ struct Head {
     machines: Vec<String>,
     #[serde(default)]
     full_machines: Vec<String>,
+    cpus: Option<u8>,
     #[serde(default = "default_seconds")]
     seconds: u64,
     #[serde(default)]
@@ -92,6 +93,8 @@ pub struct Suite {
     pub machines: Vec<String>,
     /// Names of further machines, on which only `lab check --full` runs it.
     pub full_machines: Vec<String>,
+    /// Number of its machines' CPUs, if not that of their descriptions.
+    pub cpus: Option<u8>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
     /// Artifacts that must be the same on all its kernels.
@@ -156,6 +159,7 @@ impl Suite {
             kernels: head.kernels,
             machines: head.machines,
             full_machines: head.full_machines,
+            cpus: head.cpus,
             seconds: head.seconds,
             same: head.same,
             allow: head.allow,
@@ -201,11 +205,11 @@ mod tests {
         let suite = Suite::parse(
             "x",
             "# SPDX\n#: about = \"a\"\n#: parts = [\"module\", \"qemu\"]\n#: seconds = 9\n\
-             #:\n#: [[allow]]\n#: line = \"WRMSR to 0x1c9\"\n#: reason = \"b\"\nok hello\n",
+             #: cpus = 2\n#:\n#: [[allow]]\n#: line = \"WRMSR to 0x1c9\"\n#: reason = \"b\"\nok hello\n",
         )
         .unwrap();
         assert!(suite.needs(Part::Module) && suite.needs(Part::Qemu) && !suite.needs(Part::Perf));
-        assert_eq!(suite.seconds, 9);
+        assert_eq!((suite.seconds, suite.cpus), (9, Some(2)));
         assert_eq!(suite.kernels, ["kernel"]);
         assert_eq!(suite.allow.len(), 1);
         assert!(suite.check);

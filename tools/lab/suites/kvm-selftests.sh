@@ -3,27 +3,57 @@
 #: parts = ["kvm-selftests"]
 #: kernels = ["kernel-vanilla"]
 #: machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
-#: seconds = 3600
+#: cpus = 2
+#: seconds = 5400
 #: full = true
 
 # arguments NAME: what keeps a test short on an emulated machine of 2 GiB.
 arguments() {
 	case $1 in
 	access_tracking_perf_test | demand_paging_test) echo -b 16M ;;
+	dirty_log_page_splitting_test) echo -b 32M ;;
 	dirty_log_perf_test) echo -b 16M -i 2 ;;
 	dirty_log_test) echo -i 4 ;;
 	kvm_page_table_test) echo -b 64M ;;
 	max_guest_memory_test) echo -m 1 -s 1 ;;
 	memslot_modification_stress_test) echo -b 16M -i 20 ;;
 	memslot_perf_test) echo -l 1 -r 1 ;;
+	# As its wrapper does.
+	nx_huge_pages_test) echo -t 887563923 -p 100 -r ;;
 	esac
+}
+
+# prepare NAME: gives a test what it wants of the host; fails if that is nothing.
+prepare() {
+	case $1 in
+	dirty_log_page_splitting_test) echo 40 >/proc/sys/vm/nr_hugepages ;;
+	nx_huge_pages_test)
+		echo 3 >/proc/sys/vm/nr_hugepages
+		(
+			cd /sys/module/kvm/parameters || exit
+			echo 1 >nx_huge_pages
+			echo 1 >nx_huge_pages_recovery_ratio
+			echo 100 >nx_huge_pages_recovery_period_ms
+		)
+		;;
+	smaller_maxphyaddr_emulation_test) unload_kvm && load_kvm allow_smaller_maxphyaddr=1 ;;
+	*) false ;;
+	esac
+}
+
+# unprepare: the host as it was.
+unprepare() {
+	echo 0 >/proc/sys/vm/nr_hugepages
+	unload_kvm && load_kvm
 }
 
 # limit NAME: in emulated seconds.
 limit() {
 	case $1 in
-	# These count or wait by processor time, of which an emulated second has little.
-	hardware_disable_test | hyperv_* | memslot_perf_test | pmu_counters_test) echo 1500 ;;
+	# These count or wait by processor time, of which an emulated second has little,
+	# or write a GiB again and again, or move to the other CPU 100,000 times.
+	dirty_log_test | hardware_disable_test | hyperv_* | memslot_perf_test | pmu_counters_test | \
+		rseq_test) echo 1500 ;;
 	*) echo 60 ;;
 	esac
 }
@@ -31,9 +61,6 @@ limit() {
 # known NAME: why a test fails; nothing if it should pass.
 known() {
 	case $1 in
-	max_guest_memory_test)
-		[ "$(nproc)" -gt 1 ] || echo "takes three quarters of the CPUs, of which one makes none"
-		;;
 	monitor_mwait_test)
 		echo "expects that a quirk comes back; since 6.12's stable updates a disabled one stays so"
 		;;
@@ -47,10 +74,13 @@ heart=$!
 for program in ${TESTS-$(cd /kvm-selftests && echo *)}; do
 	reason=$(known "$program")
 	note "step: $program"
+	prepared=
+	prepare "$program" && prepared=yes
 	# shellcheck disable=SC2046
 	timeout -s KILL "$(limit "$program")" "/kvm-selftests/$program" \
 		$(arguments "$program") >/tmp/out 2>&1 </dev/null
 	status=$?
+	[ -z "$prepared" ] || unprepare
 	tail -n 25 /tmp/out | cut -c 1-300 | sed 's/^/#   /'
 	tests=$((tests + 1))
 	case $status in
