@@ -38,8 +38,18 @@ const PERF_TEST_PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/getconf", "libc-bin"),
     ("/usr/bin/grep", "grep"),
     ("/usr/bin/mktemp", "coreutils"),
+    ("/usr/bin/objdump", "binutils"),
+    ("/usr/bin/perl", "perl-base"),
+    (PYTHON, "python3"),
     ("/usr/bin/sleep", "coreutils"),
+    ("/usr/bin/taskset", "util-linux"),
 ];
+
+const PYTHON: &str = "/usr/bin/python3";
+/// What perf's tests import, and the encodings of their files.
+const PYTHON_MODULES: &str = "__future__, argparse, configparser, csv, encodings.ascii, \
+     encodings.latin_1, glob, json.tool, logging, optparse, pathlib, platform, runpy, \
+     shutil, subprocess, sys, tempfile";
 
 /// One file to pack: from the build machine, to the initramfs.
 type Source = (PathBuf, String);
@@ -147,15 +157,43 @@ fn programs(folder: &Path, to: &str) -> Result<Vec<Source>> {
 /// A program of the build machine with its libraries.
 fn with_libraries(program: &str, package: &str) -> Result<Vec<Source>> {
     let path = Path::new(program);
-    let Some(libraries) = linked(path).ok().flatten() else {
+    let Some(linked) = linked(path).ok().flatten() else {
         bail!("{program} is missing; run `make setup` (package {package})");
     };
     let mut sources = vec![(path.canonicalize()?, program.to_owned())];
-    for library in libraries {
-        sources.push((
-            library.canonicalize()?,
-            library.to_string_lossy().into_owned(),
-        ));
+    sources.extend(libraries(linked)?);
+    Ok(sources)
+}
+
+/// Each library, to the place where its users look for it.
+fn libraries(paths: Vec<PathBuf>) -> Result<Vec<Source>> {
+    let source = |path: PathBuf| Ok((path.canonicalize()?, path.to_string_lossy().into_owned()));
+    paths.into_iter().map(source).collect()
+}
+
+/// The files of [`PYTHON_MODULES`] and of all that those import.
+fn python_modules() -> Result<Vec<Source>> {
+    let program = format!(
+        "import {PYTHON_MODULES}\n\
+         for module in list(sys.modules.values()):\n    \
+             if getattr(module, '__file__', None):\n        print(module.__file__)"
+    );
+    let output = Command::new(PYTHON)
+        .args(["-I", "-c", &program])
+        .output()
+        .with_context(|| format!("{PYTHON} does not run"))?;
+    if !output.status.success() {
+        bail!(
+            "{PYTHON}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let mut sources = Vec::new();
+    for path in String::from_utf8_lossy(&output.stdout).lines() {
+        sources.push((path.into(), path.to_owned()));
+        if path.ends_with(".so") {
+            sources.extend(libraries(linked(Path::new(path))?.unwrap_or_default())?);
+        }
     }
     Ok(sources)
 }
@@ -168,6 +206,7 @@ fn perf_tests(perf: &Path) -> Result<Vec<Source>> {
         sources.extend(with_libraries(program, package)?);
     }
     sources.push(("/usr/bin/bash".into(), "bin/bash".into()));
+    sources.extend(python_modules()?);
     let mut folders = vec![folder.clone()];
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(&next).with_context(|| format!("{}", next.display()))? {
