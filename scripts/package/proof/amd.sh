@@ -3,6 +3,7 @@
 
 udevadm settle
 check "this is a CPU of AMD" grep -q "^vendor_id.*AuthenticAMD" /proc/cpuinfo
+check "it has its own KVM" sh -c "grep '^kvm_amd ' /proc/modules && test -c /dev/kvm"
 check_fails "kvm_intel is not loaded" grep "^kvm_intel " /proc/modules
 check_fails "guest_lbr is not loaded" grep "^guest_lbr " /proc/modules
 check_same "no unit failed" "" \
@@ -16,4 +17,6 @@ guest-lbr-selftests >/tmp/selftests 2>&1
 status=$?
 artifact selftests /tmp/selftests
 check_same "the selftests do not run" 2 "$status"
-check "and say what is missing" grep "no /dev/kvm; load kvm_intel, on an Intel host" /tmp/selftests
+check_same "and say what is missing, in one line" \
+	"error: kvm_intel is not loaded; load it, on an Intel host with VMX enabled" \
+	"$(cat /tmp/selftests)"
