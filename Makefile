@@ -66,10 +66,10 @@ demo: lab ## profile a workload on the emulated host and in its guest
 conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 	@$(LAB) conform
 
-check: lab ## all tests; the last line is the sum
+check: lab setup-packages ## all tests; the last line is the sum
 	@$(LAB) check
 
-check-full: lab kvm-selftests ## the same and all that takes long: hours
+check-full: lab setup-packages kvm-selftests ## the same and all that takes long: hours
 	@$(LAB) check --full
 
 mutants: emu ## break the hardware model in every way, and see tests fail: hours
@@ -95,6 +95,9 @@ rpm: setup-packages ## source and binary RPMs of the module
 
 check-packages: lab setup-packages ## install the packages in a Debian image, boot and purge them
 	@scripts/package/check-install
+	@scripts/package/check-dkms
+	@scripts/package/check-space
+	@scripts/package/check-sbom
 	@scripts/package/check
 
 htmldocs: setup-packages ## the documentation as HTML

@@ -225,6 +225,26 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
     Ok(outcomes)
 }
 
+/// All that runs on emulated CPUs.
+fn emulated_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for machine in conform::machines(places)? {
+        outcomes.push(conform(places, options, &machine));
+    }
+    outcomes.extend(boot_levels(places, options, full)?);
+    Ok(outcomes)
+}
+
+/// Builds the Debian packages, installs them in a Debian userland, and takes them away again.
+fn packages_level(places: &Places, options: &Options) -> Outcome {
+    let mut command = Command::new(places.top.join("scripts/package/check-install"));
+    let outcome = host_level(places, "packages", command.arg("suites"), ktap::parse)
+        .unwrap_or_else(|error| broken("packages".into(), &error, places));
+    options.print(&outcome.details());
+    options.print(&outcome.summary());
+    outcome
+}
+
 /// The programs of tools/testing/full, by name: each prints KTAP.
 fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
     let folder = places.top.join("tools/testing/full");
@@ -267,10 +287,14 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
         options.print(&outcome.summary());
         outcomes.push(outcome);
     }
-    for machine in conform::machines(places)? {
-        outcomes.push(conform(places, options, &machine));
-    }
-    outcomes.extend(boot_levels(places, options, full)?);
+    // Beside the emulated levels: it waits for disks more than for a CPU.
+    let mut packages = None;
+    let emulated = std::thread::scope(|scope| {
+        scope.spawn(|| packages = Some(packages_level(places, options)));
+        emulated_levels(places, options, full)
+    });
+    outcomes.extend(packages);
+    outcomes.extend(emulated?);
     if full {
         // Alone, as they measure time.
         outcomes.extend(full_levels(places, options)?);
