@@ -17,6 +17,8 @@ version = release
 extensions = []
 exclude_patterns = ["_build"]
 nitpicky = True
+# Commands, logs and C, but nothing in Python, which is the default.
+highlight_language = "none"
 html_theme = "alabaster"
 html_title = f"guest_lbr {release}"
 html_theme_options = {
