@@ -71,7 +71,7 @@ fn default_machines() -> Vec<String> {
 }
 
 fn default_seconds() -> u64 {
-    60
+    150
 }
 
 fn default_check() -> bool {

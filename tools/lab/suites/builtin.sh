@@ -2,7 +2,7 @@
 #: about = "Without the module the patched kernel answers as the unpatched one"
 #: parts = ["selftests", "perf", "qemu"]
 #: machines = ["haswell", "skylake"]
-#: seconds = 120
+#: seconds = 300
 #: kernels = ["kernel", "kernel-vanilla"]
 #: same = ["msr-list", "guest-perf"]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "perf record -b in a guest: refused without guest_lbr, then the host's profile"
 #: parts = ["module", "perf", "qemu"]
-#: seconds = 180
+#: seconds = 480
 #: verdict = "profile"
 
 provider=${PROVIDER-guest_lbr}

@@ -3,7 +3,7 @@
 #: parts = ["perf"]
 #: kernels = ["kernel-vanilla"]
 #: machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
-#: seconds = 60
+#: seconds = 150
 
 # What the kernel's driver calls each machine.
 case $LAB_MACHINE in

@@ -3,7 +3,7 @@
 #: parts = ["perf", "qemu"]
 #: kernels = ["kernel-vanilla"]
 #: machines = ["skylake", "skylake-smp"]
-#: seconds = 120
+#: seconds = 300
 
 # number SECTION KEY: the sum of all numbers behind KEY, over the CPUs.
 number() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "A host event that is pinned to the CPU takes the LBR from a profiling guest and gives it back"
 #: parts = ["module", "perf", "qemu"]
-#: seconds = 120
+#: seconds = 300
 
 tracing=/sys/kernel/tracing
 data=/tmp/host.data

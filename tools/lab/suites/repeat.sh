@@ -4,7 +4,7 @@
 #: kernels = ["kernel-vanilla"]
 #: machines = ["skylake", "skylake-smp"]
 #: full_machines = ["haswell", "icelake", "sapphire-rapids"]
-#: seconds = 120
+#: seconds = 300
 #: twice = true
 
 # Interrupts, counters, branch records, random numbers and several CPUs at once.
