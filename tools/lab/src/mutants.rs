@@ -102,7 +102,6 @@ struct Known {
     row: Vec<Explained>,
 }
 
-/// All whose name has `name` in it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Explained {
@@ -113,7 +112,7 @@ struct Explained {
 fn reason<'a>(known: &'a [Explained], name: &str) -> Option<&'a str> {
     known
         .iter()
-        .find(|explained| name.contains(&explained.name))
+        .find(|explained| explained.name == name)
         .map(|explained| explained.reason.as_str())
 }
 
