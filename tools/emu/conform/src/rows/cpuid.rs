@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! SDM vol. 2, "CPUID", and what IA32_PERF_CAPABILITIES and IA32_MISC_ENABLE say.
 
-use super::refuses;
+use super::{keeps, refuses};
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::msr;
@@ -152,6 +152,27 @@ pub fn rows(report: &mut Report, facts: &Facts) {
                 let found = rdmsr(msr::IA32_MISC_ENABLE);
                 wrmsr(msr::IA32_MISC_ENABLE, enable);
                 same(what, found >> bit & 1, expected)
+            }
+        );
+    }
+    for (bit, what) in [
+        (0, "Fast-Strings Enable"),
+        (3, "Automatic Thermal Control Circuit Enable"),
+        (16, "Enhanced Intel SpeedStep Technology Enable"),
+        (18, "ENABLE MONITOR FSM"),
+        (22, "Limit CPUID Maxval"),
+        (23, "xTPR Message Disable"),
+        (34, "XD Bit Disable"),
+    ] {
+        row!(
+            report,
+            ("IA32_MISC_ENABLE[{bit}] {what} can be set and cleared"),
+            || {
+                let kept = [enable | 1 << bit, enable & !(1 << bit)]
+                    .into_iter()
+                    .try_for_each(|value| keeps(msr::IA32_MISC_ENABLE, value));
+                wrmsr(msr::IA32_MISC_ENABLE, enable);
+                kept
             }
         );
     }

@@ -492,7 +492,14 @@ fn misc_enable_says_what_there_is() {
         0x40_1880,
         "availability is read-only"
     );
-    assert_eq!(cpu.write(IA32_MISC_ENABLE, 1 << 2, at(0)), Some(Err(Fault)));
+    for bit in 0..64 {
+        let defined = [0, 3, 7, 11, 12, 16, 18, 22, 23, 34].contains(&bit);
+        assert_eq!(
+            cpu.write(IA32_MISC_ENABLE, 1 << bit, at(0)),
+            Some(if defined { Ok(()) } else { Err(Fault) }),
+            "bit {bit}"
+        );
+    }
     assert_eq!(
         cpu.write(IA32_PERF_CAPABILITIES, 0x3005, at(0)),
         Some(Err(Fault))
