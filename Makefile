@@ -3,7 +3,7 @@
 # reads; the work is done by the scripts named here.
 
 KDIR ?=
-LAB := cargo run --quiet --release --package lab --
+LAB := cargo run --quiet --package lab --
 
 FLAVOUR ?= lab
 

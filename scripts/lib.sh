@@ -39,6 +39,15 @@ run_logged() {
 	fi
 }
 
+# lock DIR: this build of DIR is the only one until the script ends.
+lock() {
+	exec 9>"$1.lock"
+	flock -n 9 || {
+		step "waiting for another build of $1"
+		flock 9
+	}
+}
+
 # publish LINK TARGET: make build/LINK point to a cached product.
 publish() {
 	mkdir -p "$top/build/$(dirname "$1")"
