@@ -235,14 +235,29 @@ fn emulated_levels(places: &Places, options: &Options, full: bool) -> Result<Vec
     Ok(outcomes)
 }
 
-/// Builds the Debian packages, installs them in a Debian userland, and takes them away again.
-fn packages_level(places: &Places, options: &Options) -> Outcome {
-    let mut command = Command::new(places.top.join("scripts/package/check-install"));
-    let outcome = host_level(places, "packages", command.arg("suites"), ktap::parse)
-        .unwrap_or_else(|error| broken("packages".into(), &error, places));
-    options.print(&outcome.details());
-    options.print(&outcome.summary());
-    outcome
+/// What needs no emulated CPU: lints, unit tests, and packages, which are built, installed in a
+/// Debian userland and taken away again.
+fn host_levels(places: &Places, options: &Options) -> Vec<Outcome> {
+    let mut lint = Command::new(places.top.join("scripts/lint"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut tests = Command::new(cargo);
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    let mut packages = Command::new(places.top.join("scripts/package/check-install"));
+    packages.arg("suites");
+    [
+        ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
+        ("unit tests", &mut tests, cargo::parse),
+        ("packages", &mut packages, ktap::parse),
+    ]
+    .into_iter()
+    .map(|(title, command, read)| {
+        let outcome = host_level(places, title, command, read)
+            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
+        options.print(&outcome.details());
+        options.print(&outcome.summary());
+        outcome
+    })
+    .collect()
 }
 
 /// The programs of tools/testing/full, by name: each prints KTAP.
@@ -272,28 +287,12 @@ fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
 ///
 /// If the levels cannot be listed or the results not be written.
 pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
+    // Beside each other, as what runs on the build machine leaves CPUs idle at times.
     let mut outcomes = Vec::new();
-    let mut lint = Command::new(places.top.join("scripts/lint"));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(cargo);
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
-    for (title, command, read) in [
-        ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
-        ("unit tests", &mut tests, cargo::parse),
-    ] {
-        let outcome = host_level(places, title, command, read)
-            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
-        options.print(&outcome.details());
-        options.print(&outcome.summary());
-        outcomes.push(outcome);
-    }
-    // Beside the emulated levels: it waits for disks more than for a CPU.
-    let mut packages = None;
     let emulated = std::thread::scope(|scope| {
-        scope.spawn(|| packages = Some(packages_level(places, options)));
+        scope.spawn(|| outcomes = host_levels(places, options));
         emulated_levels(places, options, full)
     });
-    outcomes.extend(packages);
     outcomes.extend(emulated?);
     if full {
         // Alone, as they measure time.

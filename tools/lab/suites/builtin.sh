@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Without the module the patched kernel answers as the unpatched one"
 #: parts = ["selftests", "perf", "qemu"]
-#: machines = ["haswell", "skylake"]
+#: machines = ["skylake"]
+#: full_machines = ["haswell"]
 #: seconds = 300
 #: kernels = ["kernel", "kernel-vanilla"]
 #: same = ["msr-list", "guest-perf"]
