@@ -117,6 +117,13 @@ mod tests {
     use crate::machine::tests::{haswell, icelake, sapphire_rapids, skylake};
 
     #[test]
+    fn perf_capabilities_are_there_whatever_the_cpu_model_says() {
+        let mut registers = Registers::default();
+        amend(&skylake(), 0x01, 0, &mut registers);
+        assert_eq!(registers.ecx, 1 << 15);
+    }
+
+    #[test]
     fn skylake_leaves() {
         let all = Registers {
             eax: u32::MAX,

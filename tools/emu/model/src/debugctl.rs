@@ -3,7 +3,7 @@
 //! Technology Features": "IA32_DEBUGCTL MSR").
 
 /// LBR: record branches.
-pub const LBR: u64 = 1 << 0;
+pub const LBR: u64 = 1;
 /// BTF: single-step on branches.
 pub const BTF: u64 = 1 << 1;
 /// FREEZE_LBRS_ON_PMI.

@@ -11,7 +11,7 @@ use crate::branch::Kind;
 /// memory, and accesses that reach the last level of the caches.
 pub type Pulses = u32;
 
-const COND_TAKEN: Pulses = 1 << 0;
+const COND_TAKEN: Pulses = 1;
 const COND_NOT_TAKEN: Pulses = 1 << 1;
 const CALL: Pulses = 1 << 2;
 const RETURN: Pulses = 1 << 3;

@@ -483,6 +483,13 @@ fn debugctl_has_no_branch_trace_and_no_rtm_debug() {
 }
 
 #[test]
+fn software_may_clear_the_revision_before_it_asks_for_it() {
+    let mut cpu = cpu();
+    assert_eq!(cpu.write(IA32_BIOS_SIGN_ID, 0, at(0)), Some(Ok(())));
+    assert_ne!(get(&mut cpu, IA32_BIOS_SIGN_ID), 0);
+}
+
+#[test]
 fn misc_enable_says_what_there_is() {
     let mut cpu = cpu();
     assert_eq!(get(&mut cpu, IA32_MISC_ENABLE), 0x5_1881);

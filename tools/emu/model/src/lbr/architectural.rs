@@ -6,7 +6,7 @@ use crate::branch::{Kind, Taken};
 use crate::msr::{self, canonical, checked, offset, Access, Fault};
 
 /// IA32_LBR_CTL: record branches.
-pub const LBREN: u64 = 1 << 0;
+pub const LBREN: u64 = 1;
 /// IA32_LBR_CTL: record branches that end in ring 0.
 pub const OS: u64 = 1 << 1;
 /// IA32_LBR_CTL: record branches that end outside of ring 0.

@@ -10,7 +10,7 @@ use crate::machine::LbrFormat;
 use crate::msr::{self, canonical, checked, offset, Access, Fault};
 
 /// LBR_SELECT: do not record branches that end in ring 0.
-pub const CPL_EQ_0: u64 = 1 << 0;
+pub const CPL_EQ_0: u64 = 1;
 /// LBR_SELECT: do not record branches that end outside of ring 0.
 pub const CPL_NEQ_0: u64 = 1 << 1;
 /// LBR_SELECT: do not record conditional branches.
