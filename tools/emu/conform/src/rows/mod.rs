@@ -16,6 +16,7 @@ mod pmu_msrs;
 mod pmu_overflow;
 mod reset;
 mod vmx;
+mod vmx_msrs;
 
 use crate::cpu::{try_rdmsr, try_wrmsr};
 use crate::facts::Facts;
@@ -26,7 +27,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 15] = [
+const GROUPS: [Group; 16] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -46,6 +47,7 @@ const GROUPS: [Group; 15] = [
     ("Performance monitoring: memory", pmu_memory::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
     ("VM entries and VM exits", vmx::rows),
+    ("VM entries and VM exits: MSRs", vmx_msrs::rows),
     (
         "VM entries and VM exits: architectural LBRs",
         arch_lbr_vmx::rows,
