@@ -14,9 +14,10 @@ use crate::conform;
 use crate::emulator::COUNTERS;
 use crate::junit;
 use crate::ktap::{self, Report, Status, Sum, Test};
+use crate::outcome::Outcome;
 use crate::places::Places;
 use crate::protocol::Transcript;
-use crate::run::{self, Options, Outcome};
+use crate::run::{self, Options};
 use crate::suite::{self, Suite};
 use crate::table;
 

@@ -12,9 +12,10 @@ use crate::bochsrc::{self, Console};
 use crate::emulator::{Emulator, End, Flow};
 use crate::iso;
 use crate::ktap;
+use crate::outcome::{self, Outcome};
 use crate::places::Places;
 use crate::protocol::Transcript;
-use crate::run::{self, Files, Options, Outcome};
+use crate::run::{self, Files, Options};
 
 /// Limit of the emulator's CPU time; a run takes a second or two.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -107,7 +108,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outc
         if options.verbose {
             run::show(output.results);
         }
-        bar.set_message(run::latest(&stream));
+        bar.set_message(outcome::latest(&stream));
         bar.tick();
         Flow::Continue
     })?;
@@ -128,7 +129,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outc
         time,
         log: files.log,
     };
-    run::save(&outcome)?;
+    outcome::save(&outcome)?;
     Ok(outcome)
 }
 

@@ -5,11 +5,12 @@ use anyhow::{bail, Context, Result};
 use clap::ValueEnum;
 
 use crate::ktap::{Status, Test};
+use crate::outcome::Outcome;
 use crate::places::Places;
 use crate::profile::compare::{self, BOUND, FLOOR};
 use crate::profile::{table, Profile};
 use crate::protocol::Transcript;
-use crate::run::{self, Options, Outcome};
+use crate::run::{self, Options};
 use crate::suite::Suite;
 
 /// Who gives guests their LBR.

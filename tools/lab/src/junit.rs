@@ -5,7 +5,7 @@ use anyhow::Result;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::ktap::Status;
-use crate::run::Outcome;
+use crate::outcome::Outcome;
 
 fn failure(message: &str) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);

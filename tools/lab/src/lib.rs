@@ -20,6 +20,7 @@ pub mod iso;
 pub mod junit;
 pub mod ktap;
 pub mod mutants;
+pub mod outcome;
 pub mod places;
 pub mod profile;
 pub mod protocol;

@@ -15,11 +15,9 @@ use crate::demo;
 use crate::emulator::{Emulator, End, Flow, Output};
 use crate::initramfs::{self, Job};
 use crate::iso;
-use crate::junit;
-use crate::ktap::{self, Report, Sum};
+use crate::outcome::{self, Outcome};
 use crate::places::Places;
-use crate::protocol::{self, Transcript};
-use crate::splat::{Allow, Splats};
+use crate::splat::Splats;
 use crate::suite::{Part, Suite, Verdict};
 
 /// The host's kernel command line.  Warnings and worse appear on the console;
@@ -220,78 +218,6 @@ impl Boot<'_> {
     }
 }
 
-/// What became of a suite.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Suite, machine and kernel, as shown.
-    pub title: String,
-    /// All results; whatever else went wrong is among its problems.
-    pub report: Report,
-    /// What came out of the second serial port.
-    pub transcript: Transcript,
-    /// Faults that the suite allows, with the reasons.
-    pub allowed: Vec<(String, String)>,
-    /// The emulator's CPU time.
-    pub time: Duration,
-    /// Where the logs are.
-    pub log: PathBuf,
-}
-
-impl Outcome {
-    /// Numbers of tests; each problem counts as a failed one.
-    pub fn sum(&self) -> Sum {
-        self.report.sum()
-    }
-
-    /// One line with the numbers.
-    pub fn summary(&self) -> String {
-        format!(
-            "{:<40} {:>4} s   {}",
-            self.title,
-            self.time.as_secs(),
-            self.sum()
-        )
-    }
-
-    /// Failed tests with their diagnostics, problems, skips with reasons.
-    pub fn details(&self) -> String {
-        let mut text = String::new();
-        for test in &self.report.tests {
-            test.leaves("", &mut |path, leaf| match &leaf.status {
-                ktap::Status::Failed => {
-                    for line in last(&leaf.output, 30) {
-                        text.push_str(&format!("    {line}\n"));
-                    }
-                    text.push_str(&format!("  FAILED  {path}\n"));
-                }
-                ktap::Status::Skipped(reason) => {
-                    text.push_str(&format!("  skipped {path}: {reason}\n"));
-                }
-                ktap::Status::Passed => (),
-            });
-        }
-        if !self.report.problems.is_empty() {
-            for line in last(&self.report.trailing, 20) {
-                text.push_str(&format!("    {line}\n"));
-            }
-        }
-        for problem in &self.report.problems {
-            text.push_str(&format!("  FAILED  {problem}\n"));
-        }
-        for (line, reason) in &self.allowed {
-            text.push_str(&format!("  allowed {line} ({reason})\n"));
-        }
-        if self.report.problems.len() + self.sum().failed > 0 {
-            text.push_str(&format!("  logs: {}\n", self.log.display()));
-        }
-        text
-    }
-}
-
-fn last(lines: &[String], count: usize) -> &[String] {
-    &lines[lines.len().saturating_sub(count)..]
-}
-
 /// A progress line; where there is no terminal, a line that says what begins.
 pub fn progress(bars: &MultiProgress, title: &str) -> ProgressBar {
     if bars.is_hidden() {
@@ -358,7 +284,7 @@ pub fn suite(
                 show(output.console);
                 show(output.results);
             } else if !output.results.is_empty() {
-                bar.set_message(latest(&stream));
+                bar.set_message(outcome::latest(&stream));
                 if options.bars.is_hidden() {
                     steps(&stream, &mut told, &title);
                 }
@@ -368,13 +294,13 @@ pub fn suite(
         },
     )?;
     bar.finish_and_clear();
-    let mut outcome = judge(title, &suite.allow, &stream, &console, end, time, files.log);
+    let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
         let depth = Machine::load(places.machine(machine))?.lbr.depth();
         let verdicts = demo::verdicts(&outcome.transcript, depth);
         outcome.report.tests.extend(verdicts);
     }
-    save(&outcome)?;
+    outcome::save(&outcome)?;
     Ok(outcome)
 }
 
@@ -398,104 +324,9 @@ fn steps(stream: &[u8], told: &mut usize, title: &str) {
     }
 }
 
-/// The last whole line, for the progress line.
-pub fn latest(stream: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&stream[stream.len().saturating_sub(400)..]).into_owned();
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    whole
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .replace(char::is_control, "")
-        .trim()
-        .to_owned()
-}
-
-pub(crate) fn judge(
-    title: String,
-    allow: &[Allow],
-    stream: &[u8],
-    console: &[u8],
-    end: End,
-    time: Duration,
-    log: PathBuf,
-) -> Outcome {
-    let transcript = protocol::parse(stream);
-    let mut report = ktap::parse(&transcript.text);
-    if let End::Failed(mut why) = end {
-        if stream.is_empty() {
-            // It did not come as far as that.
-            why += "; nothing came from its userland, and the console's last line is: ";
-            why += &latest(&[console, b"\n"].concat());
-        }
-        report.problems.insert(0, why);
-    } else if transcript.exit.is_none() {
-        report
-            .problems
-            .insert(0, "the machine went off before the suite's end".into());
-    }
-    report.problems.extend(transcript.problems.iter().cloned());
-    let mut splats = Splats::default();
-    splats.scan("host", &String::from_utf8_lossy(console), allow);
-    for (name, data) in &transcript.files {
-        let source = match name.strip_prefix("console-") {
-            Some(guest) => guest,
-            None if name == "dmesg" => "host",
-            None => continue,
-        };
-        splats.scan(source, &String::from_utf8_lossy(data), allow);
-    }
-    let faults = splats
-        .found
-        .iter()
-        .map(|line| format!("kernel fault: {line}"));
-    report.problems.extend(faults);
-    Outcome {
-        title,
-        report,
-        transcript,
-        allowed: splats.allowed,
-        time,
-        log,
-    }
-}
-
-/// Writes artifacts, results and JUnit into the log folder.
-///
-/// # Errors
-///
-/// If that fails.
-pub fn save(outcome: &Outcome) -> Result<()> {
-    let write = |name: &str, data: &[u8]| {
-        let path = outcome.log.join(name);
-        fs::write(&path, data).with_context(|| format!("writing {}", path.display()))
-    };
-    write("results.ktap", &outcome.transcript.text)?;
-    for (name, data) in &outcome.transcript.files {
-        write(name, data)?;
-    }
-    write("junit.xml", junit::write(&[outcome])?.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn judged(stream: &[u8], console: &[u8], end: End) -> Outcome {
-        judge(
-            "t".into(),
-            &[],
-            stream,
-            console,
-            end,
-            Duration::ZERO,
-            "log".into(),
-        )
-    }
-
-    const GOOD: &[u8] = b"ok 1 a\nok 2 b\n1..2\n@exit 0\n";
-    /// No text in any encoding, and no line.
-    const NOISE: &[u8] = b"\xff\xfe\0\x1b[7m\x80\x07";
 
     #[test]
     fn the_command_line_has_the_last_word_on_cpus() {
@@ -506,78 +337,5 @@ mod tests {
         assert_eq!(size(None).or_cpus(None).cpus, None);
         assert_eq!(size(None).or_cpus(Some(2)).cpus, Some(2));
         assert_eq!(size(Some(1)).or_cpus(Some(2)).cpus, Some(1));
-    }
-
-    #[test]
-    fn a_suite_that_came_to_its_end_succeeds() {
-        assert!(judged(GOOD, b"", End::PowerOff).sum().is_success());
-    }
-
-    #[test]
-    fn a_kernel_that_comes_to_no_init_is_told_by_its_last_line() {
-        let console = [NOISE, b"\n[1.0] one\n[2.0] two\n", NOISE].concat();
-        let outcome = judged(b"", &console, End::Failed("hangs".into()));
-        assert!(!outcome.sum().is_success());
-        let details = outcome.details();
-        let line = details.lines().find(|line| line.contains("FAILED  hangs"));
-        assert!(
-            line.is_some_and(|line| line.contains("nothing came from its userland")),
-            "{details}"
-        );
-        let outcome = judged(b"", b"[1.0] one\n[2.0] two", End::Failed("hangs".into()));
-        assert!(
-            outcome.details().contains("last line is: [2.0] two\n"),
-            "{}",
-            outcome.details()
-        );
-    }
-
-    #[test]
-    fn no_line_of_the_machine_moves_the_cursor() {
-        assert_eq!(latest(b"one\n\x1b[2Jt\rwo\x07\n"), "[2Jtwo");
-    }
-
-    #[test]
-    fn a_suite_that_hangs_fails_by_that_alone() {
-        let outcome = judged(b"ok 1 a\nok 2 b\n1..2\n", b"", End::Failed("late".into()));
-        assert_eq!(outcome.sum().failed, 1);
-        assert_eq!(outcome.report.problems, ["late"]);
-    }
-
-    #[test]
-    fn a_machine_that_went_off_early_fails() {
-        let outcome = judged(b"ok 1 a\n1..1\n", b"", End::PowerOff);
-        assert!(outcome.details().contains("before the suite's end"));
-        assert!(!outcome.sum().is_success());
-    }
-
-    #[test]
-    fn a_file_that_is_cut_off_fails() {
-        let outcome = judged(&[b"@file x 99\n", GOOD].concat(), b"", End::PowerOff);
-        assert_eq!(outcome.report.problems, ["file x is damaged or cut off"]);
-        assert!(!outcome.sum().is_success());
-    }
-
-    #[test]
-    fn noise_between_lines_changes_no_result() {
-        let stream = [NOISE, b"\n", GOOD].concat();
-        let outcome = judged(&stream, NOISE, End::PowerOff);
-        assert_eq!((outcome.sum().passed, outcome.sum().failed), (2, 0));
-        let console = [NOISE, b"\n[1.0] BUG: bad page\n", NOISE].concat();
-        let outcome = judged(GOOD, &console, End::PowerOff);
-        assert!(outcome
-            .details()
-            .contains("kernel fault: host: [1.0] BUG: bad page"));
-    }
-
-    #[test]
-    fn noise_in_a_result_fails() {
-        // Noise in a name is part of the name.
-        for at in (0..GOOD.len()).filter(|&at| !b"ab".contains(&GOOD[at])) {
-            let stream = [&GOOD[..at], NOISE, &GOOD[at + 1..]].concat();
-            let outcome = judged(&stream, b"", End::PowerOff);
-            let details = outcome.details();
-            assert!(!outcome.sum().is_success(), "byte {at}: {details}");
-        }
     }
 }

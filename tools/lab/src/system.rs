@@ -12,8 +12,9 @@ use clap::Args;
 use crate::bochsrc::{self, Console};
 use crate::emulator::{Emulator, Flow};
 use crate::iso;
+use crate::outcome::{self, Outcome};
 use crate::places::Places;
-use crate::run::{self, Files, Options, Outcome};
+use crate::run::{self, Files, Options};
 
 /// What the firmware would find on the disk's boot partition, and the disk.
 #[derive(Args, Clone, Debug)]
@@ -96,14 +97,18 @@ pub fn run(places: &Places, options: &Options, system: &System) -> Result<Outcom
             run::show(output.console);
             run::show(output.results);
         } else {
-            bar.set_message(run::latest(if stream.is_empty() { &said } else { &stream }));
+            bar.set_message(outcome::latest(if stream.is_empty() {
+                &said
+            } else {
+                &stream
+            }));
         }
         bar.tick();
         Flow::Continue
     })?;
     bar.finish_and_clear();
     drop(fs::remove_file(&files.iso));
-    let outcome = run::judge(title, &[], &stream, &said, end, time, files.log);
-    run::save(&outcome)?;
+    let outcome = outcome::judge(title, &[], &stream, &said, end, time, files.log);
+    outcome::save(&outcome)?;
     Ok(outcome)
 }

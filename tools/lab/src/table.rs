@@ -12,8 +12,8 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::ktap::{self, Status};
+use crate::outcome::Outcome;
 use crate::places::Places;
-use crate::run::Outcome;
 
 /// The results of one suite, by test, then by machine.
 #[derive(Debug, Default)]
