@@ -354,6 +354,7 @@ pub(crate) mod tests {
             ("[8, 16, 32]", "[]", "lbr.depths is [], must be"),
             ("[8, 16, 32]", "[8, 24]", "lbr.depths is [8, 24], must be"),
             ("[8, 16, 32]", "[16, 8]", "lbr.depths is [16, 8], must be"),
+            ("[8, 16, 32]", "[8, 8]", "lbr.depths is [8, 8], must be"),
             (
                 "slots_per_cycle = 6",
                 "slots_per_cycle = 9",
@@ -367,6 +368,12 @@ pub(crate) mod tests {
         ] {
             refuses(SAPPHIRE_RAPIDS, good, bad, message);
         }
+    }
+
+    #[test]
+    fn the_depth_is_the_largest() {
+        assert_eq!(haswell().lbr.depth(), 16);
+        assert_eq!(sapphire_rapids().lbr.depth(), 32);
     }
 
     #[test]

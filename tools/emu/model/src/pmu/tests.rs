@@ -175,6 +175,11 @@ fn the_deadline_is_the_first_possible_overflow() {
     set(&mut pmu, IA32_FIXED_CTR_CTRL, 1);
     set(&mut pmu, IA32_FIXED_CTR0, MAX - 29);
     assert_eq!(pmu.deadline(), 130);
+    // Neither a counter that is off nor one of branches comes to it by time alone.
+    set(&mut pmu, IA32_PMC0 + 1, MAX);
+    set(&mut pmu, IA32_PERFEVTSEL0 + 2, EN | OS | 0xc4);
+    set(&mut pmu, IA32_PMC0 + 2, MAX);
+    assert_eq!(pmu.deadline(), 130);
     pmu.set_user(true);
     assert_eq!(pmu.deadline(), u64::MAX, "no counter of ring 3");
 }
