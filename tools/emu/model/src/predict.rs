@@ -144,6 +144,52 @@ mod tests {
     }
 
     #[test]
+    fn directions_go_by_address_and_the_last_six_outcomes() {
+        let mut predictor = Predictor::default();
+        let mut counters = std::collections::BTreeMap::new();
+        let mut outcomes = std::collections::VecDeque::from([0; 6]);
+        let mut random = 1u64;
+        for _ in 0..20_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let from = 0xffff_ffff_8100_0000 + (random >> 40) % 32 * 0x1235;
+            let taken = random >> 60 < 11;
+            let history = outcomes.iter().fold(0, |bits, outcome| bits * 2 + outcome);
+            let address = from ^ (history * 64);
+            let entry = (address ^ (address / 8192)) % 4096;
+            let counter = counters.entry(entry).or_insert(1u8);
+            let mispredicted = (*counter > 1) != taken;
+            let found = if taken {
+                predictor.taken(&branch(Kind::Conditional, from, 0))
+            } else {
+                predictor.not_taken(from)
+            };
+            assert_eq!(found, mispredicted);
+            *counter = match taken {
+                true => (*counter + 1).min(3),
+                false => counter.saturating_sub(1),
+            };
+            outcomes.pop_front();
+            outcomes.push_back(u64::from(taken));
+        }
+    }
+
+    #[test]
+    fn one_call_too_deep_costs_the_outermost_return() {
+        let mut predictor = Predictor::default();
+        for depth in 0..=RETURNS as u64 {
+            predictor.taken(&branch(Kind::RelativeCall, depth * 0x100, 0x9000));
+        }
+        let mut wrong = |depth: u64| {
+            let ret = branch(Kind::Return, 0x9001, depth * 0x100 + 5);
+            predictor.taken(&ret)
+        };
+        assert!(!(1..=RETURNS as u64).rev().any(&mut wrong));
+        assert!(wrong(0));
+    }
+
+    #[test]
     fn indirect_branches_go_where_they_went() {
         let mut predictor = Predictor::default();
         let jump = |to| branch(Kind::IndirectJump, 0x2000, to);
