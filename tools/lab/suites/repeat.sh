@@ -2,8 +2,8 @@
 #: about = "The machine does the same twice, to the byte"
 #: parts = ["perf", "qemu"]
 #: kernels = ["kernel-vanilla"]
-#: machines = ["skylake", "skylake-smp"]
-#: full_machines = ["haswell", "icelake", "sapphire-rapids"]
+#: machines = ["skylake-smp"]
+#: full_machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
 #: seconds = 300
 #: twice = true
 
