@@ -133,7 +133,7 @@ impl Architectural {
     }
 
     fn set_ctl(&mut self, ctl: u64) {
-        if ctl & LBREN != 0 && !self.is_enabled() {
+        if !self.is_enabled() {
             self.recorded = None;
         }
         self.ctl = ctl;
