@@ -8,7 +8,7 @@ use crate::events;
 use crate::lbr::architectural::{self, Architectural, AREA};
 use crate::lbr::{Circumstances, Lbr};
 use crate::machine::Machine;
-use crate::msr::{self, checked, is_foreign, Access, Fault};
+use crate::msr::{self, checked, is_foreign, Fault, Result};
 use crate::pmu::{Overflow, Pmu, Register, CTR_FRZ, LBR_FRZ};
 use crate::predict::Predictor;
 use crate::time::Now;
@@ -300,7 +300,7 @@ impl LogicalCpu {
     }
 
     /// RDMSR at `now`; `None` if the register is not the model's.
-    pub fn read(&mut self, index: u32, now: Now) -> Option<Access<u64>> {
+    pub fn read(&mut self, index: u32, now: Now) -> Option<Result<u64>> {
         self.advance(now);
         Some(match index {
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
@@ -320,7 +320,7 @@ impl LogicalCpu {
     ///
     /// What passes until `now` is counted as configured before, unless the access
     /// faults: the instruction does not retire then.
-    pub fn write(&mut self, index: u32, value: u64, now: Now) -> Option<Access<()>> {
+    pub fn write(&mut self, index: u32, value: u64, now: Now) -> Option<Result<()>> {
         Some(match index {
             // Software writes 0 before it asks for the revision.
             msr::IA32_BIOS_SIGN_ID => Ok(()),
@@ -341,7 +341,7 @@ impl LogicalCpu {
         })
     }
 
-    fn set_debugctl(&mut self, value: u64, now: Now) -> Access<()> {
+    fn set_debugctl(&mut self, value: u64, now: Now) -> Result<()> {
         let value = checked(value, debugctl::VALID)?;
         // An overflow until now freezes as it was configured.
         self.advance(now);
@@ -358,7 +358,7 @@ impl LogicalCpu {
     /// # Errors
     ///
     /// [`Fault`] if ECX names no counter.
-    pub fn rdpmc(&mut self, ecx: u32, now: Now) -> Access<u64> {
+    pub fn rdpmc(&mut self, ecx: u32, now: Now) -> Result<u64> {
         self.advance(now);
         self.pmu.rdpmc(ecx)
     }
@@ -386,7 +386,7 @@ impl LogicalCpu {
     /// # Errors
     ///
     /// [`Fault`] if the machine has none, or the area a value that does not exist.
-    pub fn xrstor(&mut self, area: Option<&[u64; AREA]>) -> Access<()> {
+    pub fn xrstor(&mut self, area: Option<&[u64; AREA]>) -> Result<()> {
         let lbr = self.lbr.architectural_mut().ok_or(Fault)?;
         match area {
             Some(area) => lbr.restore(area),

@@ -16,7 +16,7 @@ use crate::cpu::{LogicalCpu, Memory, Reset};
 use crate::cpuid::{self, Registers};
 use crate::lbr::architectural::AREA;
 use crate::machine::Machine;
-use crate::msr::Access;
+use crate::msr::Result;
 use crate::random::Random;
 use crate::time::Now;
 
@@ -74,7 +74,7 @@ impl Handle {
     }
 }
 
-fn outcome<T>(result: Option<Access<T>>, done: impl FnOnce(T)) -> c_int {
+fn outcome<T>(result: Option<Result<T>>, done: impl FnOnce(T)) -> c_int {
     match result {
         None => NOT_MINE,
         Some(Err(_)) => FAULT,

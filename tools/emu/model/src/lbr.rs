@@ -6,7 +6,7 @@
 use crate::branch::Taken;
 use crate::debugctl;
 use crate::machine;
-use crate::msr::Access;
+use crate::msr::Result;
 
 pub mod architectural;
 pub mod legacy;
@@ -128,7 +128,7 @@ impl Lbr {
     }
 
     /// Reads a register; `None` if `index` is none of this facility's.
-    pub fn read(&self, index: u32) -> Option<Access<u64>> {
+    pub fn read(&self, index: u32) -> Option<Result<u64>> {
         match self {
             Self::Legacy(lbr) => lbr.read(index),
             Self::Architectural(lbr) => lbr.read(index),
@@ -136,7 +136,7 @@ impl Lbr {
     }
 
     /// Writes a register; `None` if `index` is none of this facility's.
-    pub fn write(&mut self, index: u32, value: u64) -> Option<Access<()>> {
+    pub fn write(&mut self, index: u32, value: u64) -> Option<Result<()>> {
         match self {
             Self::Legacy(lbr) => lbr.write(index, value),
             Self::Architectural(lbr) => lbr.write(index, value),

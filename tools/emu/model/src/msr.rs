@@ -37,7 +37,7 @@ pub const IA32_LBR_0_TO_IP: u32 = 0x1600;
 pub struct Fault;
 
 /// Result of an access to a register that belongs to the model.
-pub type Access<T> = Result<T, Fault>;
+pub type Result<T> = core::result::Result<T, Fault>;
 
 /// Registers of other CPUs' performance monitoring and LBR facilities.  Where
 /// a machine has no such register the access faults, whatever the emulator does
@@ -66,7 +66,7 @@ pub fn is_canonical(address: u64) -> bool {
 /// # Errors
 ///
 /// [`Fault`] if it is not.
-pub fn canonical(address: u64) -> Access<u64> {
+pub fn canonical(address: u64) -> Result<u64> {
     if is_canonical(address) {
         Ok(address)
     } else {
@@ -79,7 +79,7 @@ pub fn canonical(address: u64) -> Access<u64> {
 /// # Errors
 ///
 /// [`Fault`] if it has one.
-pub fn checked(value: u64, valid: u64) -> Access<u64> {
+pub fn checked(value: u64, valid: u64) -> Result<u64> {
     if value & !valid == 0 {
         Ok(value)
     } else {

@@ -4,7 +4,7 @@
 
 use crate::events::{self, Pulses, Source};
 use crate::machine::Pmu as Description;
-use crate::msr::{self, offset, Access, Fault};
+use crate::msr::{self, offset, Fault, Result};
 use crate::time::Now;
 
 /// IA32_PERFEVTSELx: count outside of ring 0.
@@ -333,7 +333,7 @@ impl Pmu {
     /// # Errors
     ///
     /// [`Fault`] if it has reserved bits set or is read-only.
-    pub fn check(&self, register: Register, value: u64) -> Access<()> {
+    pub fn check(&self, register: Register, value: u64) -> Result<()> {
         let fixed = self.counters.len() - self.general;
         let frozen = if self.streamlined() {
             LBR_FRZ | CTR_FRZ
@@ -424,7 +424,7 @@ impl Pmu {
     /// # Errors
     ///
     /// [`Fault`] if there is no such counter.
-    pub fn rdpmc(&self, ecx: u32) -> Access<u64> {
+    pub fn rdpmc(&self, ecx: u32) -> Result<u64> {
         const FIXED: u32 = 1 << 30;
         let at = if ecx & FIXED != 0 {
             self.fixed((ecx & !FIXED).saturating_add(msr::IA32_FIXED_CTR0))

@@ -3,7 +3,7 @@
 
 use super::{Circumstances, Field, Record, INFO_CYCLES, INFO_MISPREDICTED};
 use crate::branch::{Kind, Taken};
-use crate::msr::{self, canonical, checked, offset, Access, Fault};
+use crate::msr::{self, canonical, checked, offset, Fault, Result};
 
 /// IA32_LBR_CTL: record branches.
 pub const LBREN: u64 = 1;
@@ -225,7 +225,7 @@ impl Architectural {
         self.newest = self.newest.wrapping_sub(1) & self.records.len().wrapping_sub(1);
     }
 
-    fn locate(&self, index: u32) -> Option<Access<(Field, usize)>> {
+    fn locate(&self, index: u32) -> Option<Result<(Field, usize)>> {
         let (field, entry) = [
             (Field::From, msr::IA32_LBR_0_FROM_IP),
             (Field::To, msr::IA32_LBR_0_TO_IP),
@@ -241,7 +241,7 @@ impl Architectural {
     }
 
     /// Reads a register; `None` if `index` is none of this facility's.
-    pub fn read(&self, index: u32) -> Option<Access<u64>> {
+    pub fn read(&self, index: u32) -> Option<Result<u64>> {
         Some(match index {
             msr::IA32_LBR_CTL => Ok(self.ctl),
             msr::IA32_LBR_DEPTH => Ok(self.depth() as u64),
@@ -255,7 +255,7 @@ impl Architectural {
     }
 
     /// Writes a register; `None` if `index` is none of this facility's.
-    pub fn write(&mut self, index: u32, value: u64) -> Option<Access<()>> {
+    pub fn write(&mut self, index: u32, value: u64) -> Option<Result<()>> {
         Some(match index {
             msr::IA32_LBR_CTL => checked(value, CTL_VALID).map(|ctl| self.set_ctl(ctl)),
             msr::IA32_LBR_DEPTH => self.supported(value).map(|depth| self.set_depth(depth)),
@@ -272,7 +272,7 @@ impl Architectural {
         })
     }
 
-    fn supported(&self, depth: u64) -> Access<usize> {
+    fn supported(&self, depth: u64) -> Result<usize> {
         self.depths
             .iter()
             .find(|&&supported| u64::from(supported) == depth)
@@ -300,7 +300,7 @@ impl Architectural {
     /// # Errors
     ///
     /// [`Fault`] if WRMSR would refuse a value; nothing has changed then.
-    pub fn restore(&mut self, area: &[u64; AREA]) -> Access<()> {
+    pub fn restore(&mut self, area: &[u64; AREA]) -> Result<()> {
         let &[ctl, depth, from, to, info, ref entries @ ..] = area;
         let ctl = checked(ctl, CTL_VALID)?;
         let ler = fit_record(from, to, info)?;
@@ -379,7 +379,7 @@ fn br_type(kind: Kind) -> u64 {
 }
 
 /// What a field of a record keeps of a value.
-fn fit(field: Field, value: u64) -> Access<u64> {
+fn fit(field: Field, value: u64) -> Result<u64> {
     match field {
         Field::From | Field::To => canonical(value),
         // The undefined bits may be written, and read as something else.
@@ -387,7 +387,7 @@ fn fit(field: Field, value: u64) -> Access<u64> {
     }
 }
 
-fn fit_record(from: u64, to: u64, info: u64) -> Access<Record> {
+fn fit_record(from: u64, to: u64, info: u64) -> Result<Record> {
     Ok(Record {
         from: fit(Field::From, from)?,
         to: fit(Field::To, to)?,

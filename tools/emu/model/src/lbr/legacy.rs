@@ -7,7 +7,7 @@
 use super::{Circumstances, Field, Record, INFO_CYCLES, INFO_MISPREDICTED};
 use crate::branch::{Kind, Taken};
 use crate::machine::LbrFormat;
-use crate::msr::{self, canonical, checked, offset, Access, Fault};
+use crate::msr::{self, canonical, checked, offset, Fault, Result};
 
 /// LBR_SELECT: do not record branches that end in ring 0.
 pub const CPL_EQ_0: u64 = 1;
@@ -174,7 +174,7 @@ impl Legacy {
             .find_map(|(field, first)| Some((field, offset(index, first, self.records.len())?)))
     }
 
-    fn check(&self, field: Field, value: u64) -> Access<u64> {
+    fn check(&self, field: Field, value: u64) -> Result<u64> {
         match (field, self.format) {
             // The address is the value without its flag, sign-extended.
             (Field::From, LbrFormat::EipFlags2) => {
@@ -187,7 +187,7 @@ impl Legacy {
     }
 
     /// Reads a register; `None` if `index` is none of this facility's.
-    pub fn read(&self, index: u32) -> Option<Access<u64>> {
+    pub fn read(&self, index: u32) -> Option<Result<u64>> {
         Some(Ok(match index {
             msr::MSR_LBR_SELECT => self.select,
             msr::MSR_LASTBRANCH_TOS => self.tos as u64,
@@ -201,7 +201,7 @@ impl Legacy {
     }
 
     /// Writes a register; `None` if `index` is none of this facility's.
-    pub fn write(&mut self, index: u32, value: u64) -> Option<Access<()>> {
+    pub fn write(&mut self, index: u32, value: u64) -> Option<Result<()>> {
         Some(match index {
             msr::MSR_LBR_SELECT => checked(value, SELECT_VALID).map(|value| self.select = value),
             msr::MSR_LASTBRANCH_TOS => checked(value, self.records.len() as u64 - 1)

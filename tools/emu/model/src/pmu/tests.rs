@@ -18,7 +18,7 @@ fn set(pmu: &mut Pmu, index: u32, value: u64) {
     try_set(pmu, index, value).unwrap();
 }
 
-fn try_set(pmu: &mut Pmu, index: u32, value: u64) -> Access<()> {
+fn try_set(pmu: &mut Pmu, index: u32, value: u64) -> Result<()> {
     let register = pmu.locate(index).unwrap();
     pmu.check(register, value)?;
     pmu.write(register, value);
