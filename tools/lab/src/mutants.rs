@@ -41,6 +41,15 @@ struct Place {
 }
 
 impl Place {
+    fn at(text: &str, offset: usize) -> Option<Self> {
+        let before = text.get(..offset)?;
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Some(Self {
+            line: before.matches('\n').count() + 1,
+            column: line.chars().count() + 1,
+        })
+    }
+
     fn offset(self, text: &str) -> Option<usize> {
         let line = text.split_inclusive('\n').nth(self.line.checked_sub(1)?)?;
         let start = line.as_ptr() as usize - text.as_ptr() as usize;
@@ -92,10 +101,49 @@ struct Verdict {
     fate: Fate,
 }
 
-/// What is known of a mutant or a row that nobody noticed, `tools/emu/mutants.toml`.
+/// A change that cargo-mutants does not make, as that of a constant, for a row that no other
+/// makes fail.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    file: PathBuf,
+    find: String,
+    replace: String,
+}
+
+impl Change {
+    /// The same as a mutant of `text`, which its file has.
+    fn mutant(&self, text: &str) -> Result<Mutant> {
+        let file = self.file.display();
+        let mut found = text.match_indices(&self.find).map(|(at, _)| at);
+        let (Some(at), None) = (found.next(), found.next()) else {
+            bail!(
+                "{file} does not have {:?} once; correct tools/emu/mutants.toml",
+                self.find
+            );
+        };
+        let (start, end) = Place::at(text, at)
+            .zip(Place::at(text, at + self.find.len()))
+            .context("no place in the text")?;
+        Ok(Mutant {
+            name: format!(
+                "{file}:{}:{}: replace {} with {}",
+                start.line, start.column, self.find, self.replace
+            ),
+            file: self.file.clone(),
+            span: Span { start, end },
+            replacement: self.replace.clone(),
+        })
+    }
+}
+
+/// What is known of a mutant or a row that nobody noticed, and changes beyond those of
+/// cargo-mutants, `tools/emu/mutants.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Known {
+    #[serde(default)]
+    change: Vec<Change>,
     #[serde(default)]
     survivor: Vec<Explained>,
     #[serde(default)]
@@ -248,7 +296,7 @@ fn rows(report: &Report, mut visit: impl FnMut(&str, &Test)) {
 }
 
 /// The mutants whose name has one of `filters` in it.
-fn list(places: &Places, filters: &[String]) -> Result<Vec<Mutant>> {
+fn list(places: &Places, known: &Known, filters: &[String]) -> Result<Vec<Mutant>> {
     let output = Command::new("cargo")
         .args(["mutants", "--list", "--json", "--package", "emu-model"])
         .current_dir(&places.top)
@@ -257,8 +305,15 @@ fn list(places: &Places, filters: &[String]) -> Result<Vec<Mutant>> {
     if !output.status.success() {
         bail!("cargo-mutants lists nothing; run `make mutants`, which installs it");
     }
-    let mut mutants: Vec<Mutant> =
+    let mut mutants = Vec::new();
+    for change in &known.change {
+        let path = places.top.join(&change.file);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        mutants.push(change.mutant(&text)?);
+    }
+    let listed: Vec<Mutant> =
         serde_json::from_slice(&output.stdout).context("the list of cargo-mutants")?;
+    mutants.extend(listed);
     mutants.retain(|mutant| {
         filters.is_empty() || filters.iter().any(|filter| mutant.name.contains(filter))
     });
@@ -316,7 +371,7 @@ pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result
     let known: Known =
         toml::from_str(&fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
     let all = all_rows(places, options)?;
-    let mut mutants = list(places, filters)?;
+    let mut mutants = list(places, &known, filters)?;
     // Where bits are disjoint nobody can notice, and to find that out takes longest.
     mutants.sort_by_key(|mutant| mutant.name.contains("replace | with ^"));
     let results = places.cache.join("mutants").join(sources(places)?);
@@ -457,6 +512,25 @@ mod tests {
             assert_eq!(mutant(start, end, "-").apply(text).unwrap(), expected);
         }
         assert!(mutant((4, 1), (4, 1), "").apply(text).is_err());
+    }
+
+    #[test]
+    fn a_change_is_a_mutant_of_the_one_place_that_has_it() {
+        let change = |find: &str| Change {
+            file: "f.rs".into(),
+            find: find.into(),
+            replace: "x".into(),
+        };
+        let text = "ä b\nc b\n";
+        let mutant = change("c b").mutant(text).unwrap();
+        assert_eq!(mutant.name, "f.rs:2:1: replace c b with x");
+        assert_eq!(mutant.apply(text).unwrap(), "ä b\nx\n");
+        let over = change("b\nc").mutant(text).unwrap();
+        assert_eq!(over.apply(text).unwrap(), "ä x b\n");
+        for absent in ["d", "b"] {
+            let error = change(absent).mutant(text).unwrap_err().to_string();
+            assert!(error.contains("does not have"), "{error}");
+        }
     }
 
     #[test]
