@@ -3,6 +3,8 @@
 //! that cargo-mutants knows, and runs the conformance rows on it, machine by machine
 //! until one notices, and where none of them does the model's own tests.
 
+mod changes;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -13,73 +15,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
+use self::changes::{Change, Mutant};
 use crate::conform;
 use crate::ktap::{Report, Test};
 use crate::places::Places;
 use crate::run::{self, Options};
-
-/// A change of the model, as `cargo mutants --list --json` has it.
-#[derive(Clone, Debug, Deserialize)]
-struct Mutant {
-    name: String,
-    file: PathBuf,
-    span: Span,
-    replacement: String,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Span {
-    start: Place,
-    end: Place,
-}
-
-/// Line and column, both from 1; a column is a character.
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Place {
-    line: usize,
-    column: usize,
-}
-
-impl Place {
-    fn at(text: &str, offset: usize) -> Option<Self> {
-        let before = text.get(..offset)?;
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        Some(Self {
-            line: before.matches('\n').count() + 1,
-            column: line.chars().count() + 1,
-        })
-    }
-
-    fn offset(self, text: &str) -> Option<usize> {
-        let line = text.split_inclusive('\n').nth(self.line.checked_sub(1)?)?;
-        let start = line.as_ptr() as usize - text.as_ptr() as usize;
-        let column = self.column.checked_sub(1)?;
-        let within = line.char_indices().nth(column).map(|(at, _)| at);
-        Some(start + within.unwrap_or(line.len()))
-    }
-}
-
-impl Mutant {
-    /// The text of its file with the change.
-    fn apply(&self, text: &str) -> Result<String> {
-        let places = self.span.start.offset(text).zip(self.span.end.offset(text));
-        let (start, end) = places.context("the list of mutants is of another text")?;
-        Ok([&text[..start], &self.replacement, &text[end..]].concat())
-    }
-
-    /// Its name without line and column, which change with every edit.
-    fn title(&self) -> String {
-        title(&self.name)
-    }
-}
-
-fn title(name: &str) -> String {
-    let mut parts = name.splitn(4, ':');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(file), Some(_), Some(_), Some(what)) => format!("{file}:{what}"),
-        _ => name.to_owned(),
-    }
-}
 
 /// Who noticed a mutant.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -99,42 +39,6 @@ enum Fate {
 struct Verdict {
     name: String,
     fate: Fate,
-}
-
-/// A change that cargo-mutants does not make, as that of a constant, for a row that no other
-/// makes fail.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Change {
-    file: PathBuf,
-    find: String,
-    replace: String,
-}
-
-impl Change {
-    /// The same as a mutant of `text`, which its file has.
-    fn mutant(&self, text: &str) -> Result<Mutant> {
-        let file = self.file.display();
-        let mut found = text.match_indices(&self.find).map(|(at, _)| at);
-        let (Some(at), None) = (found.next(), found.next()) else {
-            bail!(
-                "{file} does not have {:?} once; correct tools/emu/mutants.toml",
-                self.find
-            );
-        };
-        let (start, end) = Place::at(text, at)
-            .zip(Place::at(text, at + self.find.len()))
-            .context("no place in the text")?;
-        Ok(Mutant {
-            name: format!(
-                "{file}:{}:{}: replace {} with {}",
-                start.line, start.column, self.find, self.replace
-            ),
-            file: self.file.clone(),
-            span: Span { start, end },
-            replacement: self.replace.clone(),
-        })
-    }
 }
 
 /// What is known of a mutant or a row that nobody noticed, and changes beyond those of
@@ -487,59 +391,6 @@ fn summarise(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn mutant(start: (usize, usize), end: (usize, usize), replacement: &str) -> Mutant {
-        let place = |(line, column)| Place { line, column };
-        Mutant {
-            name: "a/b.rs:2:3: replace + with - in f".into(),
-            file: "a/b.rs".into(),
-            span: Span {
-                start: place(start),
-                end: place(end),
-            },
-            replacement: replacement.into(),
-        }
-    }
-
-    #[test]
-    fn a_span_is_replaced() {
-        let text = "ä + b\nc + d\n";
-        for (start, end, expected) in [
-            ((1, 3), (1, 4), "ä - b\nc + d\n"),
-            ((2, 3), (2, 4), "ä + b\nc - d\n"),
-            ((1, 1), (2, 6), "-\n"),
-        ] {
-            assert_eq!(mutant(start, end, "-").apply(text).unwrap(), expected);
-        }
-        assert!(mutant((4, 1), (4, 1), "").apply(text).is_err());
-    }
-
-    #[test]
-    fn a_change_is_a_mutant_of_the_one_place_that_has_it() {
-        let change = |find: &str| Change {
-            file: "f.rs".into(),
-            find: find.into(),
-            replace: "x".into(),
-        };
-        let text = "ä b\nc b\n";
-        let mutant = change("c b").mutant(text).unwrap();
-        assert_eq!(mutant.name, "f.rs:2:1: replace c b with x");
-        assert_eq!(mutant.apply(text).unwrap(), "ä b\nx\n");
-        let over = change("b\nc").mutant(text).unwrap();
-        assert_eq!(over.apply(text).unwrap(), "ä x b\n");
-        for absent in ["d", "b"] {
-            let error = change(absent).mutant(text).unwrap_err().to_string();
-            assert!(error.contains("does not have"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_title_has_no_line() {
-        assert_eq!(
-            mutant((1, 1), (1, 1), "").title(),
-            "a/b.rs: replace + with - in f"
-        );
-    }
 
     #[test]
     fn what_nobody_noticed_must_be_explained() {
