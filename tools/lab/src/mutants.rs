@@ -128,12 +128,12 @@ impl<'a> Workshop<'a> {
         let original = fs::read_to_string(self.places.top.join(&mutant.file))?;
         let place = self.tree.join(&mutant.file);
         fs::write(&place, mutant.apply(&original)?)?;
-        let fate = self.judge(first);
+        let fate = self.judge(first, mutant.everywhere);
         fs::write(&place, original)?;
         fate
     }
 
-    fn judge(&self, first: usize) -> Result<Fate> {
+    fn judge(&self, first: usize, everywhere: bool) -> Result<Fate> {
         if !self.run(&mut Command::new("tools/emu/build"), "build")? {
             return Ok(Fate::NoProgram);
         }
@@ -154,7 +154,7 @@ impl<'a> Workshop<'a> {
                 }
             });
             failed.extend(outcome.report.problems.first().map(|_| END.to_owned()));
-            if !failed.is_empty() {
+            if !failed.is_empty() && !everywhere {
                 break;
             }
         }

@@ -237,7 +237,8 @@ pub fn holds(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) -> V
     Ok(())
 }
 
-/// Whether the newest records, TOS having been 0 at first, are those of `expected`.
+/// Whether the newest records, TOS having been 0 or all records empty at first, are those
+/// of `expected`.
 pub fn ends_with(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) -> Verdict {
     let number = expected.clone().count() as u32;
     if !facts.is_architectural() {
@@ -245,6 +246,11 @@ pub fn ends_with(facts: &Facts, expected: impl Iterator<Item = Branch> + Clone) 
         if tos != u64::from(number % facts.depth) {
             let (from, to) = record(facts, 0);
             fail!("TOS {tos} after {number} branches to be recorded; newest {from:#x} to {to:#x}");
+        }
+    } else if number < facts.depth {
+        let (from, to) = record(facts, number);
+        if (from, to) != (0, 0) {
+            fail!("{from:#x} to {to:#x} behind the {number} branches to be recorded");
         }
     }
     for (n, branch) in expected.enumerate() {

@@ -14,6 +14,9 @@ pub(super) struct Mutant {
     pub(super) file: PathBuf,
     span: Span,
     replacement: String,
+    /// It is there for rows of several machines.
+    #[serde(default)]
+    pub(super) everywhere: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -102,6 +105,7 @@ impl Change {
             file: self.file.clone(),
             span: Span { start, end },
             replacement: self.replace.clone(),
+            everywhere: true,
         })
     }
 }
@@ -120,6 +124,7 @@ mod tests {
                 end: place(end),
             },
             replacement: replacement.into(),
+            everywhere: false,
         }
     }
 
