@@ -57,14 +57,14 @@ struct Known {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Explained {
-    name: String,
+    names: Vec<String>,
     reason: String,
 }
 
 fn reason<'a>(known: &'a [Explained], name: &str) -> Option<&'a str> {
     known
         .iter()
-        .find(|explained| explained.name == name)
+        .find(|explained| explained.names.iter().any(|known| known == name))
         .map(|explained| explained.reason.as_str())
 }
 
@@ -398,7 +398,7 @@ mod tests {
         let caught = Fate::Rows(rows(&["one"]));
         let found = [("m".to_owned(), &Fate::Survives), ("n".to_owned(), &caught)];
         let explain = |name: &str| Explained {
-            name: name.into(),
+            names: vec![name.into()],
             reason: "why".into(),
         };
         let mut known = Known::default();

@@ -220,6 +220,8 @@ fn in_use_tells_what_is_programmed() {
     assert_eq!(get(&pmu, IA32_PERF_GLOBAL_INUSE), 1 << 33 | 2);
     set(&mut pmu, IA32_FIXED_CTR_CTRL, 0x0a0);
     assert_eq!(get(&pmu, IA32_PERF_GLOBAL_INUSE), 1 << 63 | 1 << 33 | 2);
+    set(&mut pmu, IA32_PERFEVTSEL0 + 1, INT | 0xc0);
+    assert_eq!(get(&pmu, IA32_PERF_GLOBAL_INUSE), 1 << 63 | 1 << 33 | 2);
 }
 
 #[test]
