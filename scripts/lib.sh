@@ -41,6 +41,7 @@ run_logged() {
 
 # lock DIR: this build of DIR is the only one until the script ends.
 lock() {
+	mkdir -p "$(dirname "$1")"
 	exec 9>"$1.lock"
 	flock -n 9 || {
 		step "waiting for another build of $1"
