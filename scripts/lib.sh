@@ -39,12 +39,12 @@ run_logged() {
 	fi
 }
 
-# lock DIR: this build of DIR is the only one until the script ends.
+# lock DIR: nobody else works in DIR until the script ends.
 lock() {
 	mkdir -p "$(dirname "$1")"
 	exec 9>"$1.lock"
 	flock -n 9 || {
-		step "waiting for another build of $1"
+		step "waiting for another that works in $1"
 		flock 9
 	}
 }
