@@ -73,7 +73,7 @@ fn title(name: &str) -> String {
     }
 }
 
-/// A change that cargo-mutants does not make, as that of a constant, for a row that no other
+/// A change that cargo-mutants does not make, as that of a number, for a row that no other
 /// makes fail.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
