@@ -79,6 +79,13 @@ tool() {
 	ln -sfn "$bin" "$(cache_dir)/tools/bin/$name"
 }
 
+# use_ccache TREE: compilers from then on go through ccache, for a copy of TREE alike.
+use_ccache() {
+	export CCACHE_DIR="$(cache_dir)/ccache" CCACHE_BASEDIR="$1"
+	export CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-3G}"
+	export PATH="/usr/lib/ccache:$PATH"
+}
+
 # debian_mirror: the one that this system takes Debian from.
 debian_mirror() {
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
