@@ -3,7 +3,7 @@
 
 use crate::apic;
 use crate::branches::Scenario;
-use crate::cpu::{rdmsr, wrmsr};
+use crate::cpu::{rdmsr, try_wrmsr, wrmsr};
 use crate::facts::Facts;
 use crate::msr;
 use crate::traps;
@@ -97,7 +97,8 @@ pub fn clear_status(facts: &Facts) {
     } else {
         0
     };
-    wrmsr(msr::IA32_PERF_GLOBAL_STATUS_RESET, facts.global() | frozen);
+    // That it takes all of them is for a row to say.
+    let _ = try_wrmsr(msr::IA32_PERF_GLOBAL_STATUS_RESET, facts.global() | frozen);
 }
 
 /// What general counter `n` counts with this IA32_PERFEVTSELx while `scenario` runs.

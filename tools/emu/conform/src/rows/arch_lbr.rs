@@ -3,7 +3,7 @@
 //! last branch records.
 
 use super::{absent, keeps, refuses};
-use crate::branches::{self, Kind};
+use crate::branches::{self, Kind, Scenario};
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, CALL_STACK, ENABLES, LBREN, OS, USR};
@@ -320,7 +320,8 @@ fn info(report: &mut Report, facts: &Facts) {
             INFO, value
         ));
     }
-    for scenario in branches::KINDS {
+    let recorded = |scenario: &&&Scenario| lbr::expected(facts, scenario, 0).count() != 0;
+    for scenario in branches::KINDS.iter().filter(recorded) {
         row!(
             report,
             ("IA32_LBR_x_INFO.BR_TYPE of {}", scenario.about),
