@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Shows that tests of the hardware model can fail: breaks the model in every way
-//! that cargo-mutants knows, and runs the conformance rows on it, machine by machine
-//! until one notices, and where none of them does the model's own tests.
+//! that cargo-mutants knows, and the emulator around it in some, and runs the conformance
+//! rows on it, machine by machine until one notices, and where none of them does the
+//! model's own tests.
 
 mod changes;
 
@@ -126,15 +127,49 @@ impl<'a> Workshop<'a> {
     /// What becomes of the mutant; the machine of this number is asked first.
     fn fate(&self, mutant: &Mutant, first: usize) -> Result<Fate> {
         let original = fs::read_to_string(self.places.top.join(&mutant.file))?;
-        let place = self.tree.join(&mutant.file);
-        fs::write(&place, mutant.apply(&original)?)?;
+        let changed = mutant.apply(&original)?;
+        let (file, original, changed) = match mutant.file.strip_prefix(EMULATOR_SOURCE) {
+            Ok(file) => self.as_patch(file, &mutant.file, &changed)?,
+            Err(_) => (mutant.file.clone(), original, changed),
+        };
+        let place = self.tree.join(file);
+        fs::write(&place, changed)?;
         let fate = self.judge(first, mutant.everywhere);
         fs::write(&place, original)?;
         fate
     }
 
+    /// The same change as one of the series of patches: the file that lists them, its
+    /// text, and that with one more for `file` of the emulator, which is at `original`.
+    fn as_patch(
+        &self,
+        file: &Path,
+        original: &Path,
+        changed: &str,
+    ) -> Result<(PathBuf, String, String)> {
+        let patches = Path::new("tools/emu/bochs/patches");
+        let copy = self.tree.join("changed");
+        fs::write(&copy, changed)?;
+        let output = Command::new("diff")
+            .arg("-u")
+            .args(["a", "b"].map(|side| format!("--label={side}/{}", file.display())))
+            .arg(self.places.top.join(original))
+            .arg(&copy)
+            .output()
+            .context("diff does not run")?;
+        fs::write(self.tree.join(patches).join(PATCH), output.stdout)?;
+        let series = patches.join("series");
+        let text = fs::read_to_string(self.places.top.join(&series))?;
+        let longer = format!("{text}{PATCH}\n");
+        Ok((series, text, longer))
+    }
+
     fn judge(&self, first: usize, everywhere: bool) -> Result<Fate> {
         if !self.run(&mut Command::new("tools/emu/build"), "build")? {
+            // The changes of our own must; their log says why they do not.
+            if everywhere {
+                bail!("does not compile; see {}", self.log.join("build").display());
+            }
             return Ok(Fate::NoProgram);
         }
         let bochs = self.tree.join("build/emu/bochs").canonicalize()?;
@@ -158,10 +193,7 @@ impl<'a> Workshop<'a> {
                 break;
             }
         }
-        // Nobody wants this emulator again.
-        if let Some(folder) = bochs.parent().filter(|folder| !self.is_ours(folder)) {
-            fs::remove_dir_all(folder)?;
-        }
+        self.forget(&bochs)?;
         if !failed.is_empty() {
             return Ok(Fate::Rows(failed));
         }
@@ -181,13 +213,34 @@ impl<'a> Workshop<'a> {
         })
     }
 
-    /// Whether the folder is that of the emulator of the tree itself: some changes
-    /// give the same program.
-    fn is_ours(&self, folder: &Path) -> bool {
-        let ours = self.places.bochs().ok();
-        ours.as_deref().and_then(Path::parent) == Some(folder)
+    /// Removes the emulator, and its source, if they are not those of the tree itself:
+    /// some changes give the same program, and most leave the source alone.
+    fn forget(&self, bochs: &Path) -> Result<()> {
+        let ours = folders(&self.places.bochs()?.canonicalize()?)?;
+        for (folder, ours) in folders(bochs)?.into_iter().zip(ours) {
+            if folder != ours {
+                fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            }
+        }
+        Ok(())
     }
 }
+
+/// Where tools/emu/build puts an emulator, SOURCE-MODEL, and its source.
+fn folders(bochs: &Path) -> Result<[PathBuf; 2]> {
+    let program = bochs.parent().context("an emulator in no folder")?;
+    let (source, _) = program
+        .to_str()
+        .and_then(|name| name.rsplit_once('-'))
+        .context("not an emulator of tools/emu/build")?;
+    Ok([program.to_owned(), source.into()])
+}
+
+/// Where the patched source of the emulator is.
+const EMULATOR_SOURCE: &str = "build/emu-source";
+
+/// The name of a patch that makes a change of it.
+const PATCH: &str = "mutant.patch";
 
 /// The name of what fails if the program comes to no end.
 const END: &str = "the program comes to its end";
