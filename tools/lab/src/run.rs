@@ -54,11 +54,13 @@ pub struct Size {
 }
 
 impl Size {
-    /// With this number of CPUs, if the command line has none.
+    /// With what the suite wants where the command line says nothing.
     #[must_use]
-    fn or_cpus(self, cpus: Option<u8>) -> Self {
+    fn or(self, suite: &Suite) -> Self {
         Self {
-            cpus: self.cpus.or(cpus),
+            cpus: self.cpus.or(suite.cpus),
+            ips: self.ips.or(suite.ips),
+
             ..self
         }
     }
@@ -264,7 +266,7 @@ pub fn suite(
         limit: Some(Duration::from_secs(suite.seconds)),
     };
     let options = &Options {
-        size: options.size.or_cpus(suite.cpus),
+        size: options.size.or(suite),
         ..options.clone()
     };
     let bar = progress(&options.bars, &title);
@@ -329,13 +331,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_has_the_last_word_on_cpus() {
-        let size = |cpus| Size {
-            cpus,
+    fn the_command_line_has_the_last_word_on_size() {
+        let suite = |head: &str| Suite::parse("x", &format!("#: about = \"a\"\n{head}")).unwrap();
+        let (plain, sized) = (suite(""), suite("#: cpus = 2\n#: ips = 7\n"));
+        let own = Size {
+            cpus: Some(1),
+            ips: Some(9),
             ..Size::default()
         };
-        assert_eq!(size(None).or_cpus(None).cpus, None);
-        assert_eq!(size(None).or_cpus(Some(2)).cpus, Some(2));
-        assert_eq!(size(Some(1)).or_cpus(Some(2)).cpus, Some(1));
+        for (size, suite, cpus, ips) in [
+            (Size::default(), &plain, None, None),
+            (Size::default(), &sized, Some(2), Some(7)),
+            (own, &plain, Some(1), Some(9)),
+            (own, &sized, Some(1), Some(9)),
+        ] {
+            let size = size.or(suite);
+            assert_eq!((size.cpus, size.ips), (cpus, ips));
+        }
     }
 }

@@ -47,6 +47,7 @@ struct Head {
     #[serde(default)]
     full_machines: Vec<String>,
     cpus: Option<u8>,
+    ips: Option<u32>,
     #[serde(default = "default_seconds")]
     seconds: u64,
     #[serde(default)]
@@ -95,6 +96,8 @@ pub struct Suite {
     pub full_machines: Vec<String>,
     /// Number of its machines' CPUs, if not that of their descriptions.
     pub cpus: Option<u8>,
+    /// Instructions in a second of its machines' clock, if not that of their descriptions.
+    pub ips: Option<u32>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
     /// Artifacts that must be the same on all its kernels.
@@ -132,7 +135,7 @@ impl Suite {
         Self::parse(&name, &script).with_context(|| format!("{}", path.display()))
     }
 
-    fn parse(name: &str, script: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str, script: &str) -> Result<Self> {
         let head: String = script
             .lines()
             .filter_map(|line| line.strip_prefix("#:"))
@@ -160,6 +163,7 @@ impl Suite {
             machines: head.machines,
             full_machines: head.full_machines,
             cpus: head.cpus,
+            ips: head.ips,
             seconds: head.seconds,
             same: head.same,
             allow: head.allow,
