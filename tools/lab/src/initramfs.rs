@@ -43,6 +43,7 @@ const PERF_TEST_PROGRAMS: &[(&str, &str)] = &[
     (PYTHON, "python3"),
     ("/usr/bin/sleep", "coreutils"),
     ("/usr/bin/taskset", "util-linux"),
+    ("/usr/bin/xz", "xz-utils"),
 ];
 
 const PYTHON: &str = "/usr/bin/python3";
