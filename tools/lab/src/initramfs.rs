@@ -41,6 +41,7 @@ const PERF_TEST_PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/objdump", "binutils"),
     ("/usr/bin/perl", "perl-base"),
     (PYTHON, "python3"),
+    ("/usr/bin/readelf", "binutils"),
     ("/usr/bin/sleep", "coreutils"),
     ("/usr/bin/taskset", "util-linux"),
     ("/usr/bin/xz", "xz-utils"),
