@@ -60,7 +60,6 @@ impl Size {
         Self {
             cpus: self.cpus.or(suite.cpus),
             ips: self.ips.or(suite.ips),
-
             ..self
         }
     }
