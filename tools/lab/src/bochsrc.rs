@@ -9,6 +9,11 @@ use emu_model::machine::Machine;
 /// that every run sees the same.
 const START: u32 = 1_700_000_000;
 
+/// The machine's BIOS.
+pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+/// The one of its display.
+pub const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
+
 /// Where the first serial port, the console, goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Console<'a> {
@@ -48,8 +53,8 @@ pub fn generate(
          cpu: model={}, count={}, ips={}, ignore_bad_msrs=1\n\
          memory: guest={mib}, host={mib}, block_size=8192\n\
          clock: sync=none, time0={START}\n\
-         romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot\n\
-         vgaromimage: file=/usr/share/vgabios/vgabios.bin\n\
+         romimage: file={BIOS}, options=fastboot\n\
+         vgaromimage: file={VGA_BIOS}\n\
          boot: cdrom\n\
          ata0-master: type=cdrom, path={}, status=inserted\n\
          {disk}\

@@ -18,6 +18,7 @@ pub mod emulator;
 pub mod initramfs;
 pub mod iso;
 pub mod junit;
+pub mod kept;
 pub mod ktap;
 pub mod mutants;
 pub mod outcome;

@@ -98,8 +98,8 @@ enum Command {
     },
     /// Run all test levels; the last line is the sum
     Check {
-        /// Also run what takes long: the suites with `full = true` and the programs in
-        /// tools/testing/full
+        /// Also run what takes long: the suites with `full = true`, unless their last run
+        /// succeeded and another would be the same, and the programs in tools/testing/full
         #[arg(long)]
         full: bool,
     },
@@ -235,7 +235,10 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             ))
         }
         Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
-        Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
+        Command::Check { full } => {
+            options.keep = full;
+            Ok(verdict(check::check(&places, &options, full)?))
+        }
         Command::BenchEmu {
             machine,
             runs,

@@ -15,6 +15,7 @@ use crate::demo;
 use crate::emulator::{Emulator, End, Flow, Output};
 use crate::initramfs::{self, Job};
 use crate::iso;
+use crate::kept;
 use crate::outcome::{self, Outcome};
 use crate::places::Places;
 use crate::splat::Splats;
@@ -35,6 +36,8 @@ pub struct Options {
     pub variables: Vec<(String, String)>,
     /// What the machine has other than its description says.
     pub size: Size,
+    /// Whether a long suite's last run stands for another that would be the same.
+    pub keep: bool,
     /// The progress lines of everything that runs.
     pub bars: MultiProgress,
 }
@@ -175,22 +178,36 @@ impl Files {
             log,
         })
     }
+
+    /// Removes what is large and quickly made again.
+    fn clean(&self) {
+        drop(fs::remove_file(&self.iso));
+        drop(fs::remove_file(self.log.join("job.cpio")));
+    }
+}
+
+/// A machine that is ready to be switched on.
+pub struct Ready {
+    bochs: PathBuf,
+    machine: PathBuf,
+    limit: Option<Duration>,
+    /// A hash of all that the machine is and boots from.
+    pub inputs: String,
 }
 
 impl Boot<'_> {
-    /// Makes the boot medium and boots until the machine is off.
+    /// Makes the boot medium and describes the machine to the emulator.
     ///
     /// # Errors
     ///
     /// If something that is needed is missing.
-    pub fn run(
+    pub fn prepare(
         &self,
         places: &Places,
         options: &Options,
         files: &Files,
         console: Console<'_>,
-        watch: &mut dyn FnMut(Output<'_>) -> Flow,
-    ) -> Result<(End, Duration)> {
+    ) -> Result<Ready> {
         let path = places
             .machine(self.machine)
             .canonicalize()
@@ -203,18 +220,64 @@ impl Boot<'_> {
         iso::build(&files.iso, &kernel.image, &archives, &append)?;
         let log = files.log.join("bochs.log");
         let config = bochsrc::generate(&machine, &files.iso, None, console, &files.results, &log);
-        fs::write(&files.bochsrc, config)?;
+        fs::write(&files.bochsrc, &config)?;
+        // Where the files are changes nothing.
+        let config = config.replace(&*files.log.to_string_lossy(), "");
+        Ok(Ready {
+            inputs: kept::hash(
+                &[
+                    &bochs,
+                    &path,
+                    &files.iso,
+                    Path::new(bochsrc::BIOS),
+                    Path::new(bochsrc::VGA_BIOS),
+                ],
+                &config,
+            )?,
+            bochs,
+            machine: path,
+            limit: self.limit,
+        })
+    }
+
+    /// Makes ready and boots until the machine is off.
+    ///
+    /// # Errors
+    ///
+    /// If something that is needed is missing.
+    pub fn run(
+        &self,
+        places: &Places,
+        options: &Options,
+        files: &Files,
+        console: Console<'_>,
+        watch: &mut dyn FnMut(Output<'_>) -> Flow,
+    ) -> Result<(End, Duration)> {
+        self.prepare(places, options, files, console)?
+            .run(files, watch)
+    }
+}
+
+impl Ready {
+    /// Boots until the machine is off.
+    ///
+    /// # Errors
+    ///
+    /// If the emulator cannot be started.
+    pub fn run(
+        &self,
+        files: &Files,
+        watch: &mut dyn FnMut(Output<'_>) -> Flow,
+    ) -> Result<(End, Duration)> {
         let emulator = Emulator {
-            bochs: &bochs,
-            machine: &path,
+            bochs: &self.bochs,
+            machine: &self.machine,
             bochsrc: &files.bochsrc,
             folder: &files.log,
             limit: self.limit,
         };
         let ended = emulator.run(&files.console, &files.results, watch)?;
-        // Large, and quickly made again.
-        drop(fs::remove_file(&files.iso));
-        drop(fs::remove_file(files.log.join("job.cpio")));
+        files.clean();
         Ok(ended)
     }
 }
@@ -249,7 +312,7 @@ pub fn suite(
         .file_stem()
         .unwrap_or_default()
         .to_string_lossy();
-    let files = Files::new(places, &format!("{}/{stem}-{kernel}", suite.name))?;
+    let name = format!("{}/{stem}-{kernel}", suite.name);
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
     variables.push(("LAB_MACHINE".into(), stem.clone().into_owned()));
@@ -268,33 +331,41 @@ pub fn suite(
         size: options.size.or(suite),
         ..options.clone()
     };
+    if suite.full && options.keep {
+        let files = Files::new(places, &format!("{name}.next"))?;
+        let ready = boot.prepare(places, options, &files, Console::File(&files.console))?;
+        fs::remove_dir_all(&files.log)?;
+        let log = places.logs().join(&name);
+        if let Some(outcome) = kept::outcome(&title, &suite.allow, &ready.inputs, &log) {
+            return Ok(outcome);
+        }
+    }
+    let files = Files::new(places, &name)?;
+    let ready = boot.prepare(places, options, &files, Console::File(&files.console))?;
     let bar = progress(&options.bars, &title);
     bar.set_message("booting");
     let mut stream = Vec::new();
     let mut told = 0;
     let mut console = Vec::new();
-    let (end, time) = boot.run(
-        places,
-        options,
-        &files,
-        Console::File(&files.console),
-        &mut |output| {
-            stream.extend_from_slice(output.results);
-            console.extend_from_slice(output.console);
-            if options.verbose {
-                show(output.console);
-                show(output.results);
-            } else if !output.results.is_empty() {
-                bar.set_message(outcome::latest(&stream));
-                if options.bars.is_hidden() {
-                    steps(&stream, &mut told, &title);
-                }
+    let (end, time) = ready.run(&files, &mut |output| {
+        stream.extend_from_slice(output.results);
+        console.extend_from_slice(output.console);
+        if options.verbose {
+            show(output.console);
+            show(output.results);
+        } else if !output.results.is_empty() {
+            bar.set_message(outcome::latest(&stream));
+            if options.bars.is_hidden() {
+                steps(&stream, &mut told, &title);
             }
-            bar.tick();
-            Flow::Continue
-        },
-    )?;
+        }
+        bar.tick();
+        Flow::Continue
+    })?;
     bar.finish_and_clear();
+    if end == End::PowerOff {
+        kept::Run::new(ready.inputs, time)?.save(&files.log)?;
+    }
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
         let depth = Machine::load(places.machine(machine))?.lbr.depth();

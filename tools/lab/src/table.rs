@@ -4,13 +4,14 @@
 //! Every test that did the same everywhere, and passed or was skipped for one
 //! reason, is named in a line; the others have a row each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 
+use crate::kept;
 use crate::ktap::{self, Status};
 use crate::outcome::Outcome;
 use crate::places::Places;
@@ -18,17 +19,18 @@ use crate::places::Places;
 /// The results of one suite, by test, then by machine.
 #[derive(Debug, Default)]
 struct Results {
-    machines: BTreeSet<String>,
+    /// The machines, and when they ran it; nothing if that run broke off.
+    machines: BTreeMap<String, Option<String>>,
     tests: BTreeMap<String, BTreeMap<String, Status>>,
     /// What is wrong with a run as a whole.
     problems: Vec<String>,
 }
 
 impl Results {
-    /// Adds what a run on `machine` printed.
-    fn add(&mut self, machine: &str, stream: &[u8]) {
+    /// Adds what a run on `machine` printed that came to its end on `date`.
+    fn add(&mut self, machine: &str, date: Option<String>, stream: &[u8]) {
         let report = ktap::parse(stream);
-        self.machines.insert(machine.to_owned());
+        self.machines.insert(machine.to_owned(), date);
         for problem in report.problems {
             self.problems.push(format!("{machine}: {problem}"));
         }
@@ -65,13 +67,20 @@ impl Results {
         writeln!(page, ".. list-table::\n   :header-rows: 1\n")?;
         row(
             page,
-            ["machine", "passed", "failed", "skipped or known to fail"],
+            [
+                "machine",
+                "ran on",
+                "passed",
+                "failed",
+                "skipped or known to fail",
+            ],
         )?;
-        for machine in &self.machines {
+        for (machine, date) in &self.machines {
+            let date = date.as_deref().unwrap_or("broke off");
             let (passed, failed, skipped) = self.numbers(machine);
             let numbers = [passed, failed, skipped].map(|n| n.to_string());
             let [passed, failed, skipped] = &numbers;
-            row(page, [machine.as_str(), passed, failed, skipped])?;
+            row(page, [machine.as_str(), date, passed, failed, skipped])?;
         }
         for problem in &self.problems {
             writeln!(page, "\n{}", escape(problem))?;
@@ -90,11 +99,11 @@ impl Results {
             writeln!(page, ".. list-table::\n   :header-rows: 1\n")?;
             row(
                 page,
-                std::iter::once("test").chain(self.machines.iter().map(String::as_str)),
+                std::iter::once("test").chain(self.machines.keys().map(String::as_str)),
             )?;
         }
         for (name, by_machine) in rows {
-            let verdicts = self.machines.iter().map(|machine| {
+            let verdicts = self.machines.keys().map(|machine| {
                 by_machine
                     .get(machine)
                     .map_or_else(|| "no result".into(), verdict)
@@ -149,6 +158,11 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// The day in universal time.
+pub(crate) fn today() -> Result<String> {
+    output(Command::new("date").args(["-u", "+%F"]))
+}
+
 /// A table of whole levels: what a line of `lab check` says of each.
 ///
 /// # Errors
@@ -186,7 +200,7 @@ pub fn page(places: &Places, suites: &[String]) -> Result<String> {
             .args(["describe", "--always", "--dirty"])
             .current_dir(&places.top),
     )?;
-    let date = output(Command::new("date").args(["-u", "+%F"]))?;
+    let date = today()?;
     let title = format!("{date}, commit {commit}");
     let mut page = format!("{title}\n{}\n\n", "=".repeat(title.len()));
     for suite in suites {
@@ -198,7 +212,8 @@ pub fn page(places: &Places, suites: &[String]) -> Result<String> {
             let name = run.file_name().to_string_lossy().into_owned();
             let machine = name.split("-kernel").next().unwrap_or_default();
             if let Ok(stream) = fs::read(run.path().join("results.ktap")) {
-                results.add(machine, &stream);
+                let date = kept::Run::load(&run.path()).map(|run| run.date);
+                results.add(machine, date, &stream);
             }
         }
         results.write(suite, &mut page)?;
@@ -215,10 +230,12 @@ mod tests {
         let mut results = Results::default();
         results.add(
             "a",
+            Some("2023-11-14".into()),
             b"ok 1 one\nok 2 two # SKIP no such thing\nnot ok 3 three_\n1..3\n",
         );
         results.add(
             "b",
+            Some("2023-11-15".into()),
             b"ok 1 one\nok 2 two # SKIP no such thing\nok 3 three_\n1..3\n",
         );
         let mut page = String::new();
@@ -231,14 +248,17 @@ suite
    :header-rows: 1
 
    * - machine
+     - ran on
      - passed
      - failed
      - skipped or known to fail
    * - a
+     - 2023-11-14
      - 1
      - 1
      - 1
    * - b
+     - 2023-11-15
      - 2
      - 0
      - 1
@@ -270,11 +290,16 @@ passed
     #[test]
     fn a_run_that_broke_off_is_named() {
         let mut results = Results::default();
-        results.add("a", b"ok 1 one\nok 2 two\n1..2\n");
-        results.add("b", b"ok 1 one\n1..2\n");
+        results.add(
+            "a",
+            Some("2023-11-14".into()),
+            b"ok 1 one\nok 2 two\n1..2\n",
+        );
+        results.add("b", None, b"ok 1 one\n1..2\n");
         let mut page = String::new();
         results.write("suite", &mut page).unwrap();
         assert!(page.contains("     - no result\n"), "{page}");
         assert!(page.contains("\nb: "), "{page}");
+        assert!(page.contains("   * - b\n     - broke off\n"), "{page}");
     }
 }
