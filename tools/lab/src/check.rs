@@ -272,7 +272,10 @@ fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for program in programs {
         let title = program.file_name().unwrap_or_default().to_string_lossy();
-        let outcome = host_level(places, &title, &mut Command::new(&program), ktap::parse)
+        // Some say how far they are.
+        let mut command = Command::new(&program);
+        command.stderr(Stdio::inherit());
+        let outcome = host_level(places, &title, &mut command, ktap::parse)
             .unwrap_or_else(|error| broken(title.into_owned(), &error, places));
         options.print(&outcome.details());
         options.print(&outcome.summary());

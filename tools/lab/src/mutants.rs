@@ -315,8 +315,8 @@ fn sources(places: &Places) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Judges all mutants, or those whose name has one of `filters` in it; prints what
-/// nobody noticed.  Gives whether all of that is explained.
+/// Judges all mutants, or those whose name has one of `filters` in it; prints as KTAP what
+/// nobody noticed, and numbers.  Gives whether all of that is explained.
 ///
 /// # Errors
 ///
@@ -394,56 +394,69 @@ pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result
         .iter()
         .filter_map(|mutant| Some((mutant.title(), fates.get(&mutant.name)?)))
         .collect();
-    Ok(summarise(&found, &all, &known, filters.is_empty()))
+    let (text, fine) = summarise(&found, &all, &known, filters.is_empty());
+    print!("{text}");
+    Ok(fine)
 }
 
-/// Prints what came of the mutants; gives whether nothing is left to explain.
+/// What came of the mutants as KTAP, and whether nothing is left to explain.
 fn summarise(
     found: &[(String, &Fate)],
     all: &BTreeSet<String>,
     known: &Known,
     complete: bool,
-) -> bool {
+) -> (String, bool) {
     let count = |wanted: fn(&Fate) -> bool| found.iter().filter(|(_, fate)| wanted(fate)).count();
-    let mut fine = true;
-    let mut tell = |what: &str, name: &str, reason: Option<&str>| {
-        fine &= reason.is_some();
-        println!("{what}: {name}: {}", reason.unwrap_or("NOT EXPLAINED"));
+    let mut text = String::from("TAP version 13\n");
+    let (mut tests, mut fine) = (0, true);
+    let mut tell = |good: bool, name: &str, skip: Option<&str>| {
+        tests += 1;
+        fine &= good;
+        let not = if good { "" } else { "not " };
+        text += &format!("{not}ok {tests} {name}");
+        text += &skip.map_or_else(|| "\n".into(), |reason| format!(" # SKIP {reason}\n"));
     };
     for (name, _) in found.iter().filter(|(_, fate)| **fate == Fate::Survives) {
-        tell("survives", name, reason(&known.survivor, name));
+        let reason = reason(&known.survivor, name);
+        tell(reason.is_some(), &format!("survives: {name}"), reason);
     }
-    let failed: BTreeSet<&String> = found
-        .iter()
-        .filter_map(|(_, fate)| match fate {
-            Fate::Rows(rows) => Some(rows),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    let never: Vec<_> = all.iter().filter(|row| !failed.contains(row)).collect();
-    if complete {
-        for row in &never {
-            tell("never failed", row, reason(&known.row, row));
-        }
-    }
-    println!(
-        "{} mutants: {} noticed by rows, {} by the model's own tests, {} survive, {} do not compile; \
-         {} rows, {} seen failing",
+    let noticed = count(|fate| !matches!(fate, Fate::Survives | Fate::NoProgram));
+    let numbers = format!(
+        "{noticed} of {} mutants are noticed: {} by rows, {} by the model's own tests; \
+         {} survive, {} do not compile",
         found.len(),
         count(|fate| matches!(fate, Fate::Rows(_))),
         count(|fate| *fate == Fate::Tests),
         count(|fate| *fate == Fate::Survives),
         count(|fate| *fate == Fate::NoProgram),
-        all.len(),
-        all.len() - never.len(),
     );
-    fine
+    tell(noticed > 0, &numbers, None);
+    if complete {
+        let failed: BTreeSet<&String> = found
+            .iter()
+            .filter_map(|(_, fate)| match fate {
+                Fate::Rows(rows) => Some(rows),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let never: Vec<_> = all.iter().filter(|row| !failed.contains(row)).collect();
+        for row in &never {
+            let reason = reason(&known.row, row);
+            tell(reason.is_some(), &format!("never failed: {row}"), reason);
+        }
+        let seen = all.len() - never.len();
+        let numbers = format!("{seen} of {} rows were seen failing", all.len());
+        tell(seen > 0, &numbers, None);
+    }
+    text += &format!("1..{tests}\n");
+    (text, fine)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ktap;
 
     #[test]
     fn what_nobody_noticed_must_be_explained() {
@@ -456,11 +469,23 @@ mod tests {
         };
         let mut known = Known::default();
         let all = rows(&["one", "two"]);
-        assert!(!summarise(&found, &all, &known, true));
+        // Passed, failed and skipped, as the lab reads them.
+        let sum = |known: &Known, complete| {
+            let (text, fine) = summarise(&found, &all, known, complete);
+            let report = ktap::parse(text.as_bytes());
+            assert!(report.problems.is_empty(), "{text}");
+            let sum = report.sum();
+            assert_eq!(fine, sum.is_success(), "{text}");
+            (sum.passed, sum.failed, sum.skipped)
+        };
+        assert_eq!(sum(&known, true), (2, 2, 0));
+        assert_eq!(sum(&known, false), (1, 1, 0));
         known.survivor.push(explain("m"));
-        assert!(summarise(&found, &all, &known, false));
-        assert!(!summarise(&found, &all, &known, true));
+        assert_eq!(sum(&known, false), (1, 0, 1));
+        assert_eq!(sum(&known, true), (2, 1, 1));
         known.row.push(explain("two"));
-        assert!(summarise(&found, &all, &known, true));
+        assert_eq!(sum(&known, true), (2, 0, 2));
+        let (text, fine) = summarise(&[], &all, &known, false);
+        assert!(!fine && text.contains("not ok 1 0 of 0 mutants"), "{text}");
     }
 }
