@@ -5,6 +5,7 @@ use crate::branch::{Kind, Taken};
 use crate::cache::{self, Caches};
 use crate::debugctl;
 use crate::events;
+use crate::feedback::Feedback;
 use crate::lbr::architectural::{self, Architectural, AREA};
 use crate::lbr::{Circumstances, Lbr};
 use crate::machine::Machine;
@@ -53,6 +54,7 @@ pub struct LogicalCpu {
     lbr: Lbr,
     predictor: Predictor,
     caches: Caches,
+    feedback: Feedback,
     perf_capabilities: u64,
     /// IA32_DEBUGCTL.LBR is the switch of the records, not a bit that reads 0.
     legacy_lbr: bool,
@@ -79,6 +81,7 @@ impl LogicalCpu {
             lbr: Lbr::new(&machine.lbr),
             predictor: Predictor::default(),
             caches: Caches::default(),
+            feedback: Feedback::default(),
             perf_capabilities: u64::from(machine.lbr.format_encoding())
                 | PERF_CAP_FREEZE_WHILE_SMM
                 | PERF_CAP_FULL_WIDTH_WRITE,
@@ -102,6 +105,7 @@ impl LogicalCpu {
             self.pmu.reset(now);
             self.lbr.reset();
             self.caches.flush_all();
+            self.feedback.reset(now);
             self.misc_enable = MISC_ENABLE;
         }
         self.lbr.stop();
@@ -302,6 +306,9 @@ impl LogicalCpu {
     /// RDMSR at `now`; `None` if the register is not the model's.
     pub fn read(&mut self, index: u32, now: Now) -> Option<Result<u64>> {
         self.advance(now);
+        if let Some(register) = Feedback::locate(index) {
+            return Some(Ok(self.feedback.read(register, now)));
+        }
         Some(match index {
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
             msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
@@ -321,6 +328,10 @@ impl LogicalCpu {
     /// What passes until `now` is counted as configured before, unless the access
     /// faults: the instruction does not retire then.
     pub fn write(&mut self, index: u32, value: u64, now: Now) -> Option<Result<()>> {
+        if let Some(register) = Feedback::locate(index) {
+            self.feedback.write(register, value, now);
+            return Some(Ok(()));
+        }
         Some(match index {
             // Software writes 0 before it asks for the revision.
             msr::IA32_BIOS_SIGN_ID => Ok(()),

@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod cpuid;
 pub mod debugctl;
 pub mod events;
+pub mod feedback;
 pub mod ffi;
 pub mod lbr;
 pub mod machine;

@@ -6,6 +6,8 @@
 
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const IA32_PMC0: u32 = 0xc1;
+pub const IA32_MPERF: u32 = 0xe7;
+pub const IA32_APERF: u32 = 0xe8;
 pub const IA32_PERFEVTSEL0: u32 = 0x186;
 pub const IA32_MISC_ENABLE: u32 = 0x1a0;
 pub const MSR_LBR_SELECT: u32 = 0x1c8;

@@ -7,6 +7,7 @@ mod arch_lbr_xsave;
 mod counters;
 mod cpuid;
 mod debugctl;
+mod feedback;
 mod lbr_callstack;
 mod lbr_msrs;
 mod lbr_records;
@@ -27,7 +28,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 16] = [
+const GROUPS: [Group; 17] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -46,6 +47,7 @@ const GROUPS: [Group; 16] = [
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: memory", pmu_memory::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
+    ("Power and thermal management", feedback::rows),
     ("VM entries and VM exits", vmx::rows),
     ("VM entries and VM exits: MSRs", vmx_msrs::rows),
     (

@@ -448,12 +448,10 @@ fn rdpmc(report: &mut Report, facts: &Facts) {
 }
 
 fn halted(report: &mut Report, facts: &Facts) {
-    /// IA32_TIME_STAMP_COUNTER
-    const TIME: u32 = 0x10;
     let measure = |n| {
-        let start = rdmsr(TIME);
+        let start = rdmsr(msr::IA32_TIME_STAMP_COUNTER);
         let counted = pmu::count_fixed(facts, n, 3, &branches::halt);
-        (counted, rdmsr(TIME) - start)
+        (counted, rdmsr(msr::IA32_TIME_STAMP_COUNTER) - start)
     };
     for (n, name) in [(1, "CPU_CLK_UNHALTED.CORE"), (2, "CPU_CLK_UNHALTED.REF")] {
         row!(

@@ -100,6 +100,8 @@ pub(crate) struct Reference {
     caches: Caches,
     interrupt: bool,
     cycles: u64,
+    /// IA32_MPERF, IA32_APERF.
+    feedback: [u64; 2],
 }
 
 impl Reference {
@@ -117,6 +119,7 @@ impl Reference {
             caches: Caches::default(),
             interrupt: false,
             cycles: 0,
+            feedback: [0; 2],
         }
     }
 
@@ -155,6 +158,10 @@ impl Reference {
     /// What happens, happens at once; then the counters that overflow have their say.
     fn happen(&mut self, what: Happened) {
         self.cycles += u64::from(what.cycle);
+        if what.cycle {
+            let over = self.feedback.contains(&u64::MAX);
+            self.feedback = self.feedback.map(|n| if over { 0 } else { n + 1 });
+        }
         let (_, interrupt) = self.pmu.count(what, self.user, self.stopped);
         if !interrupt {
             return;
@@ -321,6 +328,7 @@ impl Reference {
     /// RDMSR; outer `None`: no register of these facilities.
     pub(crate) fn read(&self, index: u32) -> Option<Answer> {
         match index {
+            0xe7 | 0xe8 => Some(Some(self.feedback[index as usize - 0xe7])),
             0x1d9 => Some(Some(self.debugctl)),
             0x345 => Some(Some(self.facts.capabilities)),
             _ => self.pmu.read(index).or_else(|| self.lbr.read(index)),
@@ -330,6 +338,10 @@ impl Reference {
     /// What WRMSR does at the end of its instruction, if it does not fault.
     pub(crate) fn write(&mut self, index: u32, value: u64) -> Option<Answer> {
         match index {
+            0xe7 | 0xe8 => {
+                self.feedback[index as usize - 0xe7] = value;
+                Some(Some(0))
+            }
             0x1d9 => {
                 if !Self::debugctl_takes(value) {
                     return Some(None);

@@ -15,6 +15,7 @@ fn registers_by_their_existence() {
     let rows = [
         (IA32_BIOS_SIGN_ID, Fixed(0x0200_7006 << 32)),
         (IA32_PERF_CAPABILITIES, Fixed(0x3005)),
+        (IA32_MPERF, Free), (IA32_APERF, Free),
         (IA32_DEBUGCTL, Free),
         (MSR_LBR_SELECT, Free),
         (0xc4, Free), (0xc5, Absent),
