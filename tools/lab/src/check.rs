@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io::IsTerminal;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -272,9 +273,11 @@ fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for program in programs {
         let title = program.file_name().unwrap_or_default().to_string_lossy();
-        // Some say how far they are.
         let mut command = Command::new(&program);
-        command.stderr(Stdio::inherit());
+        if std::io::stderr().is_terminal() {
+            // To see how far it is.
+            command.stderr(Stdio::inherit());
+        }
         let outcome = host_level(places, &title, &mut command, ktap::parse)
             .unwrap_or_else(|error| broken(title.into_owned(), &error, places));
         options.print(&outcome.details());

@@ -112,6 +112,8 @@ impl Emulator<'_> {
             .current_dir(self.folder)
             .env(MACHINE_VARIABLE, self.machine)
             .env(COUNTERS_VARIABLE, self.folder.join(COUNTERS))
+            // Bochs starts the machine's clock in local time.
+            .env("TZ", "UTC0")
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

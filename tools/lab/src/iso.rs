@@ -92,14 +92,17 @@ mod tests {
     #[test]
     fn the_same_input_makes_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let (kernel, iso) = (folder.path().join("image"), folder.path().join("iso"));
-        let media = [SystemTime::UNIX_EPOCH, SystemTime::now()].map(|time| {
-            fs::write(&kernel, "kernel").unwrap();
-            let file = File::options().write(true).open(&kernel).unwrap();
-            file.set_modified(time).unwrap();
-            build(&iso, &kernel, &[], "quiet").unwrap();
-            fs::read(&iso).unwrap()
-        });
+        let media =
+            [("a", SystemTime::UNIX_EPOCH), ("b", SystemTime::now())].map(|(name, time)| {
+                let folder = folder.path().join(name);
+                let (kernel, iso) = (folder.join("image"), folder.join("iso"));
+                fs::create_dir(&folder).unwrap();
+                fs::write(&kernel, "kernel").unwrap();
+                let file = File::options().write(true).open(&kernel).unwrap();
+                file.set_modified(time).unwrap();
+                build(&iso, &kernel, &[], "quiet").unwrap();
+                fs::read(&iso).unwrap()
+            });
         assert!(media[0] == media[1], "two media of the same files differ");
     }
 }

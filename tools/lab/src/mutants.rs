@@ -413,6 +413,8 @@ fn summarise(
         tests += 1;
         fine &= good;
         let not = if good { "" } else { "not " };
+        // A change may have several lines.
+        let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
         text += &format!("{not}ok {tests} {name}");
         text += &skip.map_or_else(|| "\n".into(), |reason| format!(" # SKIP {reason}\n"));
     };
@@ -430,7 +432,7 @@ fn summarise(
         count(|fate| *fate == Fate::Survives),
         count(|fate| *fate == Fate::NoProgram),
     );
-    tell(noticed > 0, &numbers, None);
+    tell(!found.is_empty(), &numbers, None);
     if complete {
         let failed: BTreeSet<&String> = found
             .iter()
@@ -462,7 +464,10 @@ mod tests {
     fn what_nobody_noticed_must_be_explained() {
         let rows = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let caught = Fate::Rows(rows(&["one"]));
-        let found = [("m".to_owned(), &Fate::Survives), ("n".to_owned(), &caught)];
+        let found = [
+            ("m\n m".to_owned(), &Fate::Survives),
+            ("n".to_owned(), &caught),
+        ];
         let explain = |name: &str| Explained {
             names: vec![name.into()],
             reason: "why".into(),
@@ -480,7 +485,7 @@ mod tests {
         };
         assert_eq!(sum(&known, true), (2, 2, 0));
         assert_eq!(sum(&known, false), (1, 1, 0));
-        known.survivor.push(explain("m"));
+        known.survivor.push(explain("m\n m"));
         assert_eq!(sum(&known, false), (1, 0, 1));
         assert_eq!(sum(&known, true), (2, 1, 1));
         known.row.push(explain("two"));

@@ -62,7 +62,6 @@ impl Size {
     fn or(self, suite: &Suite) -> Self {
         Self {
             cpus: self.cpus.or(suite.cpus),
-            ips: self.ips.or(suite.ips),
             ..self
         }
     }
@@ -178,12 +177,6 @@ impl Files {
             log,
         })
     }
-
-    /// Removes what is large and quickly made again.
-    fn clean(&self) {
-        drop(fs::remove_file(&self.iso));
-        drop(fs::remove_file(self.log.join("job.cpio")));
-    }
 }
 
 /// A machine that is ready to be switched on.
@@ -191,8 +184,6 @@ pub struct Ready {
     bochs: PathBuf,
     machine: PathBuf,
     limit: Option<Duration>,
-    /// A hash of all that the machine is and boots from.
-    pub inputs: String,
 }
 
 impl Boot<'_> {
@@ -220,20 +211,8 @@ impl Boot<'_> {
         iso::build(&files.iso, &kernel.image, &archives, &append)?;
         let log = files.log.join("bochs.log");
         let config = bochsrc::generate(&machine, &files.iso, None, console, &files.results, &log);
-        fs::write(&files.bochsrc, &config)?;
-        // Where the files are changes nothing.
-        let config = config.replace(&*files.log.to_string_lossy(), "");
+        fs::write(&files.bochsrc, config)?;
         Ok(Ready {
-            inputs: kept::hash(
-                &[
-                    &bochs,
-                    &path,
-                    &files.iso,
-                    Path::new(bochsrc::BIOS),
-                    Path::new(bochsrc::VGA_BIOS),
-                ],
-                &config,
-            )?,
             bochs,
             machine: path,
             limit: self.limit,
@@ -259,6 +238,20 @@ impl Boot<'_> {
 }
 
 impl Ready {
+    /// A hash of all that the machine is and boots from.
+    ///
+    /// # Errors
+    ///
+    /// If something of it cannot be read.
+    pub fn inputs(&self, files: &Files) -> Result<String> {
+        let config = fs::read_to_string(&files.bochsrc)?;
+        // Where the files are changes nothing.
+        let config = config.replace(&*files.log.to_string_lossy(), "");
+        let roms = [bochsrc::BIOS, bochsrc::VGA_BIOS].map(Path::new);
+        let machine = [&self.bochs, &self.machine, &files.iso].map(PathBuf::as_path);
+        kept::hash(&[&machine[..], &roms].concat(), &config)
+    }
+
     /// Boots until the machine is off.
     ///
     /// # Errors
@@ -277,7 +270,9 @@ impl Ready {
             limit: self.limit,
         };
         let ended = emulator.run(&files.console, &files.results, watch)?;
-        files.clean();
+        // Large, and quickly made again.
+        drop(fs::remove_file(&files.iso));
+        drop(fs::remove_file(files.log.join("job.cpio")));
         Ok(ended)
     }
 }
@@ -331,17 +326,28 @@ pub fn suite(
         size: options.size.or(suite),
         ..options.clone()
     };
-    if suite.full && options.keep {
-        let files = Files::new(places, &format!("{name}.next"))?;
+    let prepare = |name: &str| -> Result<_> {
+        let files = Files::new(places, name)?;
         let ready = boot.prepare(places, options, &files, Console::File(&files.console))?;
-        fs::remove_dir_all(&files.log)?;
+        let inputs = if suite.full {
+            Some(ready.inputs(&files)?)
+        } else {
+            None
+        };
+        Ok((files, ready, inputs))
+    };
+    if suite.full && options.keep {
+        let next = format!("{name}.next");
+        // If it fails, so it does below, with the last run out of the way.
+        let inputs = prepare(&next).ok().and_then(|(.., inputs)| inputs);
+        fs::remove_dir_all(places.logs().join(next))?;
         let log = places.logs().join(&name);
-        if let Some(outcome) = kept::outcome(&title, &suite.allow, &ready.inputs, &log) {
+        let kept = inputs.and_then(|inputs| kept::outcome(&title, &suite.allow, &inputs, &log));
+        if let Some(outcome) = kept {
             return Ok(outcome);
         }
     }
-    let files = Files::new(places, &name)?;
-    let ready = boot.prepare(places, options, &files, Console::File(&files.console))?;
+    let (files, ready, inputs) = prepare(&name)?;
     let bar = progress(&options.bars, &title);
     bar.set_message("booting");
     let mut stream = Vec::new();
@@ -363,9 +369,10 @@ pub fn suite(
         Flow::Continue
     })?;
     bar.finish_and_clear();
-    if end == End::PowerOff {
-        kept::Run::new(ready.inputs, time)?.save(&files.log)?;
-    }
+    let run = match end {
+        End::PowerOff => Some(kept::Run::new(inputs, time)?),
+        End::Failed(_) => None,
+    };
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
         let depth = Machine::load(places.machine(machine))?.lbr.depth();
@@ -373,6 +380,9 @@ pub fn suite(
         outcome.report.tests.extend(verdicts);
     }
     outcome::save(&outcome)?;
+    if let Some(run) = run {
+        run.save(&outcome.log)?;
+    }
     Ok(outcome)
 }
 
@@ -403,20 +413,18 @@ mod tests {
     #[test]
     fn the_command_line_has_the_last_word_on_size() {
         let suite = |head: &str| Suite::parse("x", &format!("#: about = \"a\"\n{head}")).unwrap();
-        let (plain, sized) = (suite(""), suite("#: cpus = 2\n#: ips = 7\n"));
+        let (plain, sized) = (suite(""), suite("#: cpus = 2\n"));
         let own = Size {
             cpus: Some(1),
-            ips: Some(9),
             ..Size::default()
         };
-        for (size, suite, cpus, ips) in [
-            (Size::default(), &plain, None, None),
-            (Size::default(), &sized, Some(2), Some(7)),
-            (own, &plain, Some(1), Some(9)),
-            (own, &sized, Some(1), Some(9)),
+        for (size, suite, cpus) in [
+            (Size::default(), &plain, None),
+            (Size::default(), &sized, Some(2)),
+            (own, &plain, Some(1)),
+            (own, &sized, Some(1)),
         ] {
-            let size = size.or(suite);
-            assert_eq!((size.cpus, size.ips), (cpus, ips));
+            assert_eq!(size.or(suite).cpus, cpus);
         }
     }
 }

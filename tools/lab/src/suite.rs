@@ -47,7 +47,6 @@ struct Head {
     #[serde(default)]
     full_machines: Vec<String>,
     cpus: Option<u8>,
-    ips: Option<u32>,
     #[serde(default = "default_seconds")]
     seconds: u64,
     #[serde(default)]
@@ -96,8 +95,6 @@ pub struct Suite {
     pub full_machines: Vec<String>,
     /// Number of its machines' CPUs, if not that of their descriptions.
     pub cpus: Option<u8>,
-    /// Instructions in a second of its machines' clock, if not that of their descriptions.
-    pub ips: Option<u32>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
     /// Artifacts that must be the same on all its kernels.
@@ -155,6 +152,9 @@ impl Suite {
         if head.seconds == 0 || head.kernels.is_empty() || head.machines.is_empty() {
             bail!("seconds, kernels and machines must not be zero or empty");
         }
+        if head.full && (head.twice || head.verdict.is_some()) {
+            bail!("what is judged by more than its results cannot be full: its last run may stand for it");
+        }
         Ok(Self {
             name: name.to_owned(),
             about: head.about,
@@ -163,7 +163,6 @@ impl Suite {
             machines: head.machines,
             full_machines: head.full_machines,
             cpus: head.cpus,
-            ips: head.ips,
             seconds: head.seconds,
             same: head.same,
             allow: head.allow,
@@ -230,6 +229,14 @@ mod tests {
                 "unknown variant `kvm`",
             ),
             ("#: about = \"a\"\n#: seconds = 0", "must not be zero"),
+            (
+                "#: about = \"a\"\n#: full = true\n#: twice = true",
+                "cannot be full",
+            ),
+            (
+                "#: about = \"a\"\n#: full = true\n#: verdict = \"profile\"",
+                "cannot be full",
+            ),
             (
                 "#: about = \"a\"\n#: [[allow]]\n#: line = \"BUG: xyz\"\n#: reason = \"\"",
                 "and a reason",

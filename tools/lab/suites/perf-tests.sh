@@ -6,8 +6,9 @@
 #: seconds = 5400
 #: full = true
 
-# On one CPU: perf record LBR tests has system-wide events with one filter compete for the
-# LBR with those of tasks with another, for a second, and fails if one gets no sample.
+# On one CPU: on two, perf record LBR tests has twice as many samples, prints each of their
+# branches, and has not been seen to end.  With fewer samples it ends, but some of its
+# events, which compete for the LBR with others of another filter, get none.
 
 # known NAME: why a test fails; nothing if it should pass.
 known() {
