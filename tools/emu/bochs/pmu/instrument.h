@@ -27,8 +27,9 @@ struct bx_pmu_t {
   bool branched;
   // loads and stores take the way where the model sees them
   bool memory;
-  // no trace links to another: the model sees each that is fetched
-  bool fetches;
+  // icount from which on each trace begins in the loop: near the deadline, or
+  // at once if the model wants to see fetches
+  Bit64u attention;
 };
 
 // there is one machine in a process
@@ -83,6 +84,11 @@ void bx_pmu_open_door(void);
 /* instructions must run one by one: a counter is about to overflow */
 #define BX_INSTR_NEAR_OVERFLOW() \
   BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
+
+/* no trace may link to the next: a counter is about to overflow, or fetches are
+   watched */
+#define BX_INSTR_ATTENTION() \
+  BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount >= BX_CPU_THIS_PTR pmu.attention)
 
 /* after an iteration of a repeated instruction */
 #define BX_INSTR_REPEAT_ITERATION(cpu_id, i) { \

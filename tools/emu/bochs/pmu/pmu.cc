@@ -98,10 +98,9 @@ void BX_CPU_C::pmu_deliver(void)
     pmu_watch_memory();
   }
 
-  if (BX_CPU_THIS_PTR pmu.fetches != BX_CPU_THIS_PTR pmu.watch.fetches) {
-    BX_CPU_THIS_PTR pmu.fetches = BX_CPU_THIS_PTR pmu.watch.fetches;
-    BX_CPU_THIS_PTR iCache.breakLinks();
-  }
+  Bit64u deadline = BX_CPU_THIS_PTR pmu.watch.deadline;
+  bool at_once = BX_CPU_THIS_PTR pmu.watch.fetches || deadline < BX_MAX_TRACE_LENGTH;
+  BX_CPU_THIS_PTR pmu.attention = at_once ? 0 : deadline - BX_MAX_TRACE_LENGTH;
 
   if (! BX_CPU_THIS_PTR pmu.watch.interrupt)
     return;
@@ -136,8 +135,8 @@ void BX_CPU_C::pmu_smm(bool inside)
 void BX_CPU_C::pmu_branch_linear(unsigned kind, unsigned length, bx_address from, bx_address to)
 {
   BX_CPU_THIS_PTR pmu.branched = true;
-  emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1);
-  pmu_deliver();
+  if (emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1))
+    pmu_deliver();
 }
 
 void BX_CPU_C::pmu_branch(unsigned kind, unsigned length, bx_address from, bx_address to)
@@ -147,8 +146,8 @@ void BX_CPU_C::pmu_branch(unsigned kind, unsigned length, bx_address from, bx_ad
 
 void BX_CPU_C::pmu_branch_not_taken(bx_address from)
 {
-  emu_branch_not_taken(BX_CPU_THIS_PTR pmu.model, get_laddr(BX_SEG_REG_CS, from));
-  pmu_deliver();
+  if (emu_branch_not_taken(BX_CPU_THIS_PTR pmu.model, get_laddr(BX_SEG_REG_CS, from)))
+    pmu_deliver();
 }
 
 void BX_CPU_C::pmu_near_branch(unsigned what, unsigned length, bx_address from, bx_address to)

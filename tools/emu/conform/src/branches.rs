@@ -479,6 +479,11 @@ scenarios! {
     before []
     code ["20: jmp 21f" "nop" "21: .fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]
     branches [RelJmp K "20b" "21b", RelJmp K "22b" "23b",]
+
+    not_taken_and_nops "a Jcc that is not taken, 50 NOPs, JMP"
+    before []
+    code ["xor eax, eax" "20: jnz 23f" ".fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]
+    branches [RelJmp K "22b" "23b",]
 }
 
 global_asm!(

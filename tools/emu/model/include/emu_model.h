@@ -96,12 +96,13 @@ void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
 /*
  * A branch was taken; the privilege level is that of its target.  The addresses
  * are linear, the length is that of the instruction.  It retires at "cycles".
+ * Returns whether the watch has changed.
  */
-void emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
+bool emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
                 uint64_t from, uint64_t to, uint64_t cycles);
 
-/* A conditional branch was not taken. */
-void emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
+/* A conditional branch was not taken.  Returns whether the watch has changed. */
+bool emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
 
 /* A far branch retired that was reported as EMU_EVENT already (INT n). */
 void emu_far_branch_retired(struct emu_cpu *cpu);

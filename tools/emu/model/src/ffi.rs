@@ -260,9 +260,9 @@ pub unsafe extern "C" fn emu_branch(
     from: u64,
     to: u64,
     cycles: u64,
-) {
+) -> bool {
     let Some(kind) = Kind::from_number(kind) else {
-        return;
+        return false;
     };
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
@@ -272,9 +272,11 @@ pub unsafe extern "C" fn emu_branch(
         to,
         length,
     };
-    if handle.cpu.taken(&branch, cycles) {
+    let overflow = handle.cpu.taken(&branch, cycles);
+    if overflow {
         handle.publish();
     }
+    overflow
 }
 
 /// See the header.
@@ -283,12 +285,14 @@ pub unsafe extern "C" fn emu_branch(
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
-pub unsafe extern "C" fn emu_branch_not_taken(cpu: *mut Handle, from: u64) {
+pub unsafe extern "C" fn emu_branch_not_taken(cpu: *mut Handle, from: u64) -> bool {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    if handle.cpu.not_taken(from) {
+    let overflow = handle.cpu.not_taken(from);
+    if overflow {
         handle.publish();
     }
+    overflow
 }
 
 /// See the header.

@@ -237,31 +237,52 @@ fn entry(report: &mut Report, facts: &Facts) {
 
 fn branch_overflow(report: &mut Report, facts: &Facts) {
     let many = &branches::many;
-    let target = many.branches().next().map_or(0, |branch| branch.to);
-    let prepare = |before: u64| {
+    let first = |scenario: &Scenario| {
+        let branch = scenario.branches().next();
+        branch.map_or((0, 0), |branch| (branch.from, branch.to))
+    };
+    let overflow_in = |scenario: &Scenario, before: u64| {
         pmu::reset(facts);
         wrmsr(msr::IA32_PERFEVTSEL0, BRANCHES | ALL | INT);
         Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
         apic::set_performance_entry(apic::NMI);
         traps::count(traps::NMI);
-        many.run(IA32_PERF_GLOBAL_CTRL, 1);
+        scenario.run(IA32_PERF_GLOBAL_CTRL, 1);
     };
     row!(
         report,
         ("event branch instructions retired: overflow at the 5th of them"),
         || {
-            prepare(5);
+            overflow_in(many, 5);
             same("interrupts", traps::interrupts().0, 1)?;
-            same("RIP", traps::interrupts().1, target)
+            same("RIP", traps::interrupts().1, first(many).1)
         }
     );
     row!(
         report,
         ("event branch instructions retired: no overflow if one is missing"),
         || {
-            prepare(42);
+            overflow_in(many, 42);
             same("interrupts", traps::interrupts().0, 0)?;
             same("IA32_PERF_GLOBAL_STATUS", status(), 0)
+        }
+    );
+    row!(
+        report,
+        ("event branch instructions retired: interrupt right behind a jump"),
+        || {
+            let scenario = &branches::jumps_and_nops;
+            overflow_in(scenario, 1);
+            same("RIP", traps::interrupts().1, first(scenario).1)
+        }
+    );
+    row!(
+        report,
+        ("event branch instructions retired: interrupt right behind one not taken"),
+        || {
+            let scenario = &branches::not_taken_and_nops;
+            overflow_in(scenario, 1);
+            same("RIP", traps::interrupts().1, first(scenario).0 - 50)
         }
     );
 }
