@@ -85,8 +85,7 @@ void bx_pmu_open_door(void);
 #define BX_INSTR_NEAR_OVERFLOW() \
   BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
 
-/* no trace may link to the next: a counter is about to overflow, or fetches are
-   watched */
+/* the same between traces, by one comparison; also while fetches are watched */
 #define BX_INSTR_ATTENTION() \
   BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount >= BX_CPU_THIS_PTR pmu.attention)
 

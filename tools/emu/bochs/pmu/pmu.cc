@@ -91,6 +91,8 @@ struct emu_now BX_CPU_C::pmu_retired(void)
   return now;
 }
 
+// what follows from what the model wants now; due after each call that may have
+// changed that
 void BX_CPU_C::pmu_deliver(void)
 {
   if (BX_CPU_THIS_PTR pmu.memory != BX_CPU_THIS_PTR pmu.watch.memory) {
@@ -98,9 +100,8 @@ void BX_CPU_C::pmu_deliver(void)
     pmu_watch_memory();
   }
 
-  Bit64u deadline = BX_CPU_THIS_PTR pmu.watch.deadline;
-  bool at_once = BX_CPU_THIS_PTR pmu.watch.fetches || deadline < BX_MAX_TRACE_LENGTH;
-  BX_CPU_THIS_PTR pmu.attention = at_once ? 0 : deadline - BX_MAX_TRACE_LENGTH;
+  Bit64u from = BX_CPU_THIS_PTR pmu.watch.fetches ? 0 : BX_CPU_THIS_PTR pmu.watch.deadline;
+  BX_CPU_THIS_PTR pmu.attention = from > BX_MAX_TRACE_LENGTH ? from - BX_MAX_TRACE_LENGTH : 0;
 
   if (! BX_CPU_THIS_PTR pmu.watch.interrupt)
     return;
@@ -201,8 +202,8 @@ void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
 {
   // interrupt() has recorded it
   if (what == BX_INSTR_IS_INT) {
-    emu_far_branch_retired(BX_CPU_THIS_PTR pmu.model);
-    pmu_deliver();
+    if (emu_far_branch_retired(BX_CPU_THIS_PTR pmu.model))
+      pmu_deliver();
   }
   else {
     pmu_branch_linear(EMU_FAR, 0, BX_CPU_THIS_PTR far_branch.prev_laddr, get_laddr(BX_SEG_REG_CS, to));
@@ -235,15 +236,14 @@ void BX_CPU_C::pmu_memory(bool load, bool store, unsigned len)
 
   const auto *xlation = &BX_CPU_THIS_PTR address_xlation;
   Bit64u retires = BX_CPU_THIS_PTR icount + 1;
+  unsigned first = xlation->pages == 1 ? len : xlation->len1;
 
-  if (xlation->pages == 1) {
-    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress1, len, retires);
-  }
-  else {
-    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress1, xlation->len1, retires);
-    emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress2, xlation->len2, retires);
-  }
-  pmu_deliver();
+  if (emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress1, first, retires))
+    pmu_deliver();
+  if (xlation->pages == 1)
+    return;
+  if (emu_memory(BX_CPU_THIS_PTR pmu.model, load, store, xlation->paddress2, xlation->len2, retires))
+    pmu_deliver();
 }
 
 // a trace is about to execute; only its last instruction may be in two pages
@@ -254,8 +254,8 @@ void BX_CPU_C::pmu_fetch(const bxICacheEntry_c *entry)
   for (unsigned n=0; n<entry->tlen; n++)
     length += entry->i[n].ilen();
 
-  emu_fetch(BX_CPU_THIS_PTR pmu.model, entry->pAddr, length < room ? length : room);
-  pmu_deliver();
+  if (emu_fetch(BX_CPU_THIS_PTR pmu.model, entry->pAddr, length < room ? length : room))
+    pmu_deliver();
 }
 
 // caches are coherent: a line leaves those of all processors
@@ -344,7 +344,9 @@ void BX_CPU_C::xrstor_lbr_state(bxInstruction_c *i, bx_address offset)
     area[index] = read_virtual_qword(i->seg(), (offset + index*8) & asize_mask);
   }
 
-  if (! emu_lbr_xrstor(BX_CPU_THIS_PTR pmu.model, area, pmu_retired())) {
+  bool loaded = emu_lbr_xrstor(BX_CPU_THIS_PTR pmu.model, area, pmu_retired());
+  pmu_deliver();
+  if (! loaded) {
     BX_ERROR(("XRSTORS: invalid LBR state"));
     exception(BX_GP_EXCEPTION, 0);
   }
@@ -353,6 +355,7 @@ void BX_CPU_C::xrstor_lbr_state(bxInstruction_c *i, bx_address offset)
 void BX_CPU_C::xrstor_init_lbr_state(void)
 {
   emu_lbr_xrstor(BX_CPU_THIS_PTR pmu.model, NULL, pmu_retired());
+  pmu_deliver();
 }
 
 #if BX_SUPPORT_VMX

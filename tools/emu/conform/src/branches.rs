@@ -151,7 +151,10 @@ macro_rules! scenarios {
                     about: $about,
                     code: symbol::$name,
                     addresses: addresses::$name,
-                    kinds: &[$((Kind::$kind, Ring::$ring)),*],
+                    kinds: &[$((
+                        crate::branches::Kind::$kind,
+                        crate::branches::Ring::$ring,
+                    )),*],
                 }
             };
         )*
@@ -480,10 +483,10 @@ scenarios! {
     code ["20: jmp 21f" "nop" "21: .fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]
     branches [RelJmp K "20b" "21b", RelJmp K "22b" "23b",]
 
-    not_taken_and_nops "a Jcc that is not taken, 50 NOPs, JMP"
+    not_taken_and_jmp "a Jcc that is not taken, JMP"
     before []
-    code ["xor eax, eax" "20: jnz 23f" ".fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]
-    branches [RelJmp K "22b" "23b",]
+    code ["xor eax, eax" "jnz 21f" "20: jmp 21f" "nop" "21:"]
+    branches [RelJmp K "20b" "21b",]
 }
 
 global_asm!(

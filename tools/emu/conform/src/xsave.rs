@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! XSAVES, XRSTORS and their area.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 
+use crate::branches::{scenarios, Scenario};
 use crate::cpu::{read_cr4, write_cr4, wrmsr};
 use crate::msr;
 use crate::traps::{self, Trap};
@@ -79,3 +80,31 @@ macro_rules! instruction {
 instruction!(xsaves, "xsaves64");
 instruction!(xrstors, "xrstors64");
 instruction!(xsavec, "xsavec64");
+
+global_asm!(
+    ".pushsection .data",
+    ".balign 64",
+    "empty_area: .fill 512, 1, 0",
+    ".quad 0, 1 << 63 | 1 << 15",
+    ".fill 48 + 808, 1, 0",
+    ".balign 64",
+    "full_area: .fill 512, 1, 0",
+    ".quad 1 << 15, 1 << 63 | 1 << 15",
+    ".fill 48 + 808, 1, 0",
+    ".popsection",
+);
+
+// Both are for state component 15; the third instruction loads it.
+scenarios! {
+    xrstors_empty "XRSTORS of the initial configuration, JMP"
+    before []
+    code ["mov eax, 1 << 15" "xor edx, edx" "xrstors64 [rip + empty_area]"
+        "20: jmp 21f" "nop" "21:"]
+    branches [RelJmp K "20b" "21b",]
+
+    xrstors_full "XRSTORS of an area, JMP"
+    before []
+    code ["mov eax, 1 << 15" "xor edx, edx" "xrstors64 [rip + full_area]"
+        "20: jmp 21f" "nop" "21:"]
+    branches [RelJmp K "20b" "21b",]
+}

@@ -24,7 +24,10 @@ struct emu_now {
   uint64_t instructions;
 };
 
-/* What the model wants; the emulator looks at it without a call. */
+/*
+ * What the model wants; the emulator looks at it without a call.  It changes in calls
+ * only; those that return a bool about it change nothing if that is false.
+ */
 struct emu_watch {
   uint64_t deadline;  /* call emu_advance() once so many cycles have passed */
   bool branches;      /* report branches */
@@ -96,26 +99,29 @@ void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
 /*
  * A branch was taken; the privilege level is that of its target.  The addresses
  * are linear, the length is that of the instruction.  It retires at "cycles".
- * Returns whether the watch has changed.
+ * Returns whether the watch may have changed.
  */
 bool emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
                 uint64_t from, uint64_t to, uint64_t cycles);
 
-/* A conditional branch was not taken.  Returns whether the watch has changed. */
+/* A conditional branch was not taken.  Whether the watch may have changed. */
 bool emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);
 
-/* A far branch retired that was reported as EMU_EVENT already (INT n). */
-void emu_far_branch_retired(struct emu_cpu *cpu);
+/*
+ * A far branch retired that was reported as EMU_EVENT already (INT n).  Whether the watch
+ * may have changed.
+ */
+bool emu_far_branch_retired(struct emu_cpu *cpu);
 
 /*
  * The instruction that will retire at "cycles" loads from memory, stores or both, in
- * one page.  Addresses of memory are physical.
+ * one page.  Addresses of memory are physical.  Whether the watch may have changed.
  */
-void emu_memory(struct emu_cpu *cpu, bool load, bool store, uint64_t address,
+bool emu_memory(struct emu_cpu *cpu, bool load, bool store, uint64_t address,
                 uint32_t length, uint64_t cycles);
 
-/* Code was fetched from one page. */
-void emu_fetch(struct emu_cpu *cpu, uint64_t address, uint32_t length);
+/* Code was fetched from one page.  Whether the watch may have changed. */
+bool emu_fetch(struct emu_cpu *cpu, uint64_t address, uint32_t length);
 
 /* The line that an address is in leaves the caches; so does every line. */
 void emu_flush(struct emu_cpu *cpu, uint64_t address);

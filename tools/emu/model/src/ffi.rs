@@ -72,6 +72,15 @@ impl Handle {
         watch.step_branches = self.cpu.steps_branches();
         watch.interrupt |= interrupt;
     }
+
+    /// Publishes after an overflow, which alone changes anything at what happens often.
+    /// Whether it did.
+    fn publish_overflow(&mut self, overflow: bool) -> bool {
+        if overflow {
+            self.publish();
+        }
+        overflow
+    }
 }
 
 fn outcome<T>(result: Option<Result<T>>, done: impl FnOnce(T)) -> c_int {
@@ -273,10 +282,7 @@ pub unsafe extern "C" fn emu_branch(
         length,
     };
     let overflow = handle.cpu.taken(&branch, cycles);
-    if overflow {
-        handle.publish();
-    }
-    overflow
+    handle.publish_overflow(overflow)
 }
 
 /// See the header.
@@ -289,10 +295,7 @@ pub unsafe extern "C" fn emu_branch_not_taken(cpu: *mut Handle, from: u64) -> bo
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
     let overflow = handle.cpu.not_taken(from);
-    if overflow {
-        handle.publish();
-    }
-    overflow
+    handle.publish_overflow(overflow)
 }
 
 /// See the header.
@@ -301,12 +304,11 @@ pub unsafe extern "C" fn emu_branch_not_taken(cpu: *mut Handle, from: u64) -> bo
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
-pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) {
+pub unsafe extern "C" fn emu_far_branch_retired(cpu: *mut Handle) -> bool {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    if handle.cpu.retired(Kind::Far) {
-        handle.publish();
-    }
+    let overflow = handle.cpu.retired(Kind::Far);
+    handle.publish_overflow(overflow)
 }
 
 /// See the header.
@@ -322,7 +324,7 @@ pub unsafe extern "C" fn emu_memory(
     address: u64,
     length: u32,
     cycles: u64,
-) {
+) -> bool {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
     let access = Memory {
@@ -331,9 +333,8 @@ pub unsafe extern "C" fn emu_memory(
         address,
         length: length.into(),
     };
-    if handle.cpu.memory(&access, cycles) {
-        handle.publish();
-    }
+    let overflow = handle.cpu.memory(&access, cycles);
+    handle.publish_overflow(overflow)
 }
 
 /// See the header.
@@ -342,12 +343,11 @@ pub unsafe extern "C" fn emu_memory(
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
-pub unsafe extern "C" fn emu_fetch(cpu: *mut Handle, address: u64, length: u32) {
+pub unsafe extern "C" fn emu_fetch(cpu: *mut Handle, address: u64, length: u32) -> bool {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    if handle.cpu.fetch(address, length.into()) {
-        handle.publish();
-    }
+    let overflow = handle.cpu.fetch(address, length.into());
+    handle.publish_overflow(overflow)
 }
 
 /// See the header.

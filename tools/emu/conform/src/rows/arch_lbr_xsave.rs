@@ -3,13 +3,15 @@
 //! Records", "XSAVE Support for Last Branch Records".
 
 use super::{absent, keeps, refuses};
+use crate::apic;
 use crate::branches;
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, LBREN};
 use crate::msr::{self, IA32_LBR_CTL, IA32_LBR_DEPTH, IA32_XSS};
+use crate::pmu::{self, Counter, EN, INT, OS};
 use crate::report::{fail, row, same, Report, Verdict};
-use crate::traps::GP;
+use crate::traps::{self, GP};
 use crate::xsave::{self, xrstors, xsavec, xsaves, Area, COMPACTED, LBR, QUADWORDS};
 
 const MARK: u8 = 0xa5;
@@ -344,6 +346,28 @@ fn restore(report: &mut Report, facts: &Facts) {
                 area.lbr()[1] = u64::from(facts.depth);
                 faults(xrstors(&mut area, LBR))?;
                 are_filled(facts)
+            }
+        );
+    }
+    for scenario in [&xsave::xrstors_empty, &xsave::xrstors_full] {
+        row!(
+            report,
+            (
+                "{}: an interrupt right behind XRSTORS at an overflow",
+                scenario.about
+            ),
+            || {
+                pmu::reset(facts);
+                wrmsr(msr::IA32_PERFEVTSEL0, pmu::INSTRUCTIONS | OS | EN | INT);
+                Counter::General(0).write(facts.counter_mask() + 1 - 3);
+                apic::set_performance_entry(apic::NMI);
+                traps::count(traps::NMI);
+                scenario.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
+                let (number, at) = traps::interrupts();
+                pmu::reset(facts);
+                same("interrupts", number, 1)?;
+                let jump = scenario.branches().next();
+                same("RIP", at, jump.map_or(0, |jump| jump.from))
             }
         );
     }

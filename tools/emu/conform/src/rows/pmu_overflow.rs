@@ -235,12 +235,13 @@ fn entry(report: &mut Report, facts: &Facts) {
     );
 }
 
+/// Where a scenario's first branch goes.
+fn first_to(scenario: &Scenario) -> u64 {
+    scenario.branches().next().map_or(0, |branch| branch.to)
+}
+
 fn branch_overflow(report: &mut Report, facts: &Facts) {
     let many = &branches::many;
-    let first = |scenario: &Scenario| {
-        let branch = scenario.branches().next();
-        branch.map_or((0, 0), |branch| (branch.from, branch.to))
-    };
     let overflow_in = |scenario: &Scenario, before: u64| {
         pmu::reset(facts);
         wrmsr(msr::IA32_PERFEVTSEL0, BRANCHES | ALL | INT);
@@ -255,7 +256,7 @@ fn branch_overflow(report: &mut Report, facts: &Facts) {
         || {
             overflow_in(many, 5);
             same("interrupts", traps::interrupts().0, 1)?;
-            same("RIP", traps::interrupts().1, first(many).1)
+            same("RIP", traps::interrupts().1, first_to(many))
         }
     );
     row!(
@@ -273,16 +274,21 @@ fn branch_overflow(report: &mut Report, facts: &Facts) {
         || {
             let scenario = &branches::jumps_and_nops;
             overflow_in(scenario, 1);
-            same("RIP", traps::interrupts().1, first(scenario).1)
+            same("RIP", traps::interrupts().1, first_to(scenario))
         }
     );
     row!(
         report,
         ("event branch instructions retired: interrupt right behind one not taken"),
         || {
-            let scenario = &branches::not_taken_and_nops;
+            let scenario = &branches::not_taken_and_jmp;
             overflow_in(scenario, 1);
-            same("RIP", traps::interrupts().1, first(scenario).0 - 50)
+            let jump = scenario.branches().next();
+            same(
+                "RIP",
+                traps::interrupts().1,
+                jump.map_or(0, |jump| jump.from),
+            )
         }
     );
 }

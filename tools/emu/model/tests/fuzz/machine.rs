@@ -11,7 +11,7 @@ use crate::reference::Place;
 
 /// `struct emu_watch`
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Wishes {
     pub(crate) deadline: u64,
     pub(crate) branches: bool,
@@ -126,6 +126,13 @@ impl Cpu {
         }
     }
 
+    /// A call that says whether it may have changed the watch.
+    fn tells(&self, call: impl FnOnce() -> bool) {
+        let before = *self.watch();
+        let changed = call();
+        assert!(changed || *self.watch() == before, "untold of {before:?}");
+    }
+
     pub(crate) fn take_interrupt(&mut self) -> bool {
         let interrupt = self.watch().interrupt;
         self.wishes.interrupt = false;
@@ -142,19 +149,19 @@ impl Cpu {
 
     pub(crate) fn branch(&mut self, kind: u8, length: u8, from: u64, to: u64) {
         if self.watch().branches {
-            call!(emu_branch, self, kind, length, from, to, self.cycles + 1);
+            self.tells(|| call!(emu_branch, self, kind, length, from, to, self.cycles + 1));
         }
     }
 
     pub(crate) fn not_taken(&mut self, from: u64) {
         if self.watch().branches {
-            call!(emu_branch_not_taken, self, from);
+            self.tells(|| call!(emu_branch_not_taken, self, from));
         }
     }
 
     pub(crate) fn far_retired(&mut self) {
         if self.watch().branches {
-            call!(emu_far_branch_retired, self);
+            self.tells(|| call!(emu_far_branch_retired, self));
         }
     }
 
@@ -162,22 +169,15 @@ impl Cpu {
     pub(crate) fn memory(&mut self, load: bool, store: bool, place: Place) {
         if self.watch().memory {
             let Place { address, length } = place;
-            call!(
-                emu_memory,
-                self,
-                load,
-                store,
-                address,
-                length,
-                self.cycles + 1
-            );
+            let retires = self.cycles + 1;
+            self.tells(|| call!(emu_memory, self, load, store, address, length, retires));
         }
     }
 
     /// The instruction that executes is fetched.
     pub(crate) fn fetch(&mut self, place: Place) {
         if self.watch().fetches {
-            call!(emu_fetch, self, place.address, place.length);
+            self.tells(|| call!(emu_fetch, self, place.address, place.length));
         }
     }
 
