@@ -5,6 +5,9 @@ use crate::cpu::out8;
 
 const BASE: u64 = 0xfee0_0000;
 const SPURIOUS: u64 = 0xf0;
+const ID: u64 = 0x20;
+const COMMAND: u64 = 0x300;
+const COMMAND_HIGH: u64 = 0x310;
 const LVT_PERFORMANCE: u64 = 0x340;
 
 /// The mask bit of an LVT entry.
@@ -28,6 +31,13 @@ pub fn init() {
     out8(0xa1, 0xff);
     write(SPURIOUS, 0x1ff);
     set_performance_entry(MASKED);
+}
+
+/// Sends this CPU a system management interrupt, and returns when it was handled.
+pub fn send_smi() {
+    write(COMMAND_HIGH, read(ID));
+    // Asserted, to a physical destination; it comes before the next instruction.
+    write(COMMAND, 1 << 14 | 2 << 8);
 }
 
 /// The performance monitoring counters' LVT entry.

@@ -24,6 +24,12 @@ pub fn out16(port: u16, value: u16) {
     unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) }
 }
 
+/// Writes 32 bits to an I/O port.
+pub fn out32(port: u16, value: u32) {
+    // SAFETY: the program owns the machine and all its devices.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) }
+}
+
 /// Reads a byte from an I/O port.
 pub fn in8(port: u16) -> u8 {
     let value;

@@ -21,6 +21,7 @@ mod report;
 mod rows;
 mod runtime;
 mod serial;
+mod smm;
 mod traps;
 mod vmx;
 mod xsave;

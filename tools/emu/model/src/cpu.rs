@@ -47,6 +47,13 @@ pub struct Memory {
     pub length: u64,
 }
 
+/// Registers as they were at an SMI.
+#[derive(Clone, Copy, Debug)]
+struct Frozen {
+    debugctl: u64,
+    global_control: u64,
+}
+
 /// The performance monitoring and LBR facilities of one logical CPU.
 #[derive(Clone, Debug)]
 pub struct LogicalCpu {
@@ -67,7 +74,8 @@ pub struct LogicalCpu {
     /// The last instruction that accessed memory, by the core cycle at which it
     /// retires, and what of it is counted.
     accessed: (u64, events::Pulses),
-    in_smm: bool,
+    /// What an SMI froze by FREEZE_WHILE_SMM, until RSM.
+    frozen_by_smi: Option<Frozen>,
     interrupt: bool,
     /// An overflow freezes the counters as soon as what passed is counted.
     freezing: bool,
@@ -92,7 +100,7 @@ impl LogicalCpu {
             user: false,
             level_changed: u64::MAX,
             accessed: (u64::MAX, 0),
-            in_smm: false,
+            frozen_by_smi: None,
             interrupt: false,
             freezing: false,
         }
@@ -112,7 +120,7 @@ impl LogicalCpu {
         self.debugctl = 0;
         self.accessed = (u64::MAX, 0);
         self.interrupt = false;
-        self.set_smm(false);
+        self.frozen_by_smi = None;
     }
 
     /// Whether branches must be reported.
@@ -132,7 +140,7 @@ impl LogicalCpu {
 
     /// Whether RFLAGS.TF means a step to the next taken branch.
     pub fn steps_branches(&self) -> bool {
-        self.debugctl & debugctl::BTF != 0 && !self.frozen_in_smm()
+        self.debugctl & debugctl::BTF != 0
     }
 
     /// A debug exception is delivered: the processor clears LBR and BTF before it
@@ -156,12 +164,8 @@ impl LogicalCpu {
         std::mem::take(&mut self.interrupt)
     }
 
-    fn frozen_in_smm(&self) -> bool {
-        self.in_smm && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0
-    }
-
     fn records(&self) -> bool {
-        self.lbr.is_enabled(self.debugctl) && !self.frozen_in_smm() && !self.pmu.lbr_frozen()
+        self.lbr.is_enabled(self.debugctl) && !self.pmu.lbr_frozen()
     }
 
     /// Time has passed.
@@ -208,13 +212,20 @@ impl LogicalCpu {
     pub fn smm(&mut self, inside: bool, now: Now) {
         self.advance(now);
         self.lbr.smm(inside);
-        self.set_smm(inside);
-    }
-
-    fn set_smm(&mut self, inside: bool) {
-        self.in_smm = inside;
-        self.pmu
-            .set_suspended(inside && self.debugctl & debugctl::FREEZE_WHILE_SMM != 0);
+        if !inside {
+            if let Some(frozen) = self.frozen_by_smi.take() {
+                self.debugctl = frozen.debugctl;
+                self.pmu
+                    .write(Register::GlobalControl, frozen.global_control);
+            }
+        } else if self.debugctl & debugctl::FREEZE_WHILE_SMM != 0 {
+            self.frozen_by_smi = Some(Frozen {
+                debugctl: self.debugctl,
+                global_control: self.pmu.read(Register::GlobalControl),
+            });
+            self.debugctl &= !(debugctl::LBR | debugctl::BTF);
+            self.pmu.write(Register::GlobalControl, 0);
+        }
     }
 
     /// A branch was taken; `cycles` is the time at which it retires.  Whether a
@@ -360,7 +371,6 @@ impl LogicalCpu {
         if !self.legacy_lbr {
             self.debugctl &= !debugctl::LBR;
         }
-        self.set_smm(self.in_smm);
         Ok(())
     }
 

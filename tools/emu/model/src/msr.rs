@@ -41,7 +41,7 @@ pub struct Fault;
 /// Result of an access to a register that belongs to the model.
 pub type Result<T> = core::result::Result<T, Fault>;
 
-/// Registers of other CPUs' performance monitoring and LBR facilities.  Where
+/// Registers of other CPUs' performance monitoring, tracing and LBR facilities.  Where
 /// a machine has no such register the access faults, whatever the emulator does
 /// with registers that nobody knows.
 pub fn is_foreign(index: u32) -> bool {
@@ -51,7 +51,9 @@ pub fn is_foreign(index: u32) -> bool {
         | 0x1c8..=0x1c9 | 0x1db..=0x1de | 0x1e0 // LBR_SELECT and TOS, last branch, LER
         | 0x309..=0x318 | 0x329                // fixed counters beyond the last, PERF_METRICS
         | 0x391..=0x392                        // GLOBAL_STATUS_SET, GLOBAL_INUSE
-        | 0x3f1 | 0x3f2                        // PEBS
+        | 0x1a6..=0x1a7                        // OFFCORE_RSP
+        | 0x3f1..=0x3f2 | 0x3f6..=0x3f7 | 0x600 // PEBS, DS_AREA
+        | 0x560..=0x561 | 0x570..=0x572 | 0x580..=0x587 // Processor Trace
         | 0x4c1..=0x4c8
         | 0x680..=0x69f | 0x6a9..=0x6df | 0x6e2..=0x6ff | 0xdc0..=0xdff // model-specific LBR
         | 0x14ce..=0x14cf | 0x1200..=0x123f | 0x1500..=0x153f | 0x1600..=0x163f)

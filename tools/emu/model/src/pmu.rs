@@ -94,8 +94,6 @@ pub struct Pmu {
     global_valid: u64,
     status: u64,
     user: bool,
-    /// In SMM with FREEZE_WHILE_SMM.
-    suspended: bool,
     /// Until when everything is counted.
     counted: Now,
     /// What the running counters want to hear of at once.
@@ -119,7 +117,6 @@ impl Pmu {
             global_valid: 0,
             status: 0,
             user: false,
-            suspended: false,
             counted: Now::default(),
             wanted: 0,
             level: false,
@@ -158,7 +155,6 @@ impl Pmu {
         self.fixed_control = 0;
         self.global_control = (1 << self.general) - 1;
         self.status = 0;
-        self.suspended = false;
         self.update();
     }
 
@@ -257,16 +253,10 @@ impl Pmu {
         }
     }
 
-    /// SMM was entered with FREEZE_WHILE_SMM, or left.
-    pub fn set_suspended(&mut self, suspended: bool) {
-        self.suspended = suspended;
-        self.update();
-    }
-
     /// Everything that follows from the registers.
     fn update(&mut self) {
         let ring = if self.user { USR } else { OS };
-        let stopped = self.suspended || self.status & CTR_FRZ != 0;
+        let stopped = self.status & CTR_FRZ != 0;
         self.wanted = 0;
         self.level = false;
         for counter in &mut self.counters {

@@ -16,6 +16,7 @@ mod pmu_memory;
 mod pmu_msrs;
 mod pmu_overflow;
 mod reset;
+mod smm;
 mod vmx;
 mod vmx_msrs;
 
@@ -28,7 +29,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const GROUPS: [Group; 17] = [
+const GROUPS: [Group; 18] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -48,6 +49,7 @@ const GROUPS: [Group; 17] = [
     ("Performance monitoring: memory", pmu_memory::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
     ("Power and thermal management", feedback::rows),
+    ("System management mode", smm::rows),
     ("VM entries and VM exits", vmx::rows),
     ("VM entries and VM exits: MSRs", vmx_msrs::rows),
     (

@@ -224,6 +224,16 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ),
         (0x3f1, "IA32_PEBS_ENABLE: #GP without PEBS"),
         (0x3f2, "MSR_PEBS_DATA_CFG: #GP without PEBS"),
+        (0x3f6, "MSR_PEBS_LD_LAT: #GP without PEBS"),
+        (0x3f7, "MSR_PEBS_FRONTEND: #GP without PEBS"),
+        (0x600, "IA32_DS_AREA: #GP without the debug store"),
+        (0x1a6, "MSR_OFFCORE_RSP_0: #GP without its events"),
+        (0x1a7, "MSR_OFFCORE_RSP_1: #GP without its events"),
+        (0x560, "IA32_RTIT_OUTPUT_BASE: #GP without Processor Trace"),
+        (0x570, "IA32_RTIT_CTL: #GP without Processor Trace"),
+        (0x572, "IA32_RTIT_CR3_MATCH: #GP without Processor Trace"),
+        (0x580, "IA32_RTIT_ADDR0_A: #GP without Processor Trace"),
+        (0x587, "IA32_RTIT_ADDR3_B: #GP without Processor Trace"),
     ] {
         row!(report, ("{name}"), || absent(index));
     }

@@ -404,6 +404,39 @@ fn smm_stops_what_freeze_while_smm_names() {
 }
 
 #[test]
+fn an_smi_clears_switches_and_rsm_restores_them() {
+    let mut cpu = cpu();
+    let freeze = debugctl::FREEZE_WHILE_SMM;
+    let before = debugctl::LBR | debugctl::BTF | debugctl::FREEZE_PERFMON_ON_PMI | freeze;
+    set(&mut cpu, IA32_DEBUGCTL, before);
+    set(&mut cpu, IA32_PERF_GLOBAL_CTRL, 3);
+    cpu.smm(true, at(1));
+    assert_eq!(
+        get(&mut cpu, IA32_DEBUGCTL),
+        debugctl::FREEZE_PERFMON_ON_PMI | freeze
+    );
+    assert_eq!(get(&mut cpu, IA32_PERF_GLOBAL_CTRL), 0);
+    // What the handler does with them is lost.
+    set(&mut cpu, IA32_DEBUGCTL, 0);
+    set(&mut cpu, IA32_PERF_GLOBAL_CTRL, 1);
+    cpu.smm(false, at(2));
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), before);
+    assert_eq!(get(&mut cpu, IA32_PERF_GLOBAL_CTRL), 3);
+    // Without the bit nothing is saved.
+    set(&mut cpu, IA32_DEBUGCTL, debugctl::LBR);
+    cpu.smm(true, at(3));
+    set(&mut cpu, IA32_DEBUGCTL, debugctl::BTF);
+    cpu.smm(false, at(4));
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), debugctl::BTF);
+    // A reset forgets.
+    set(&mut cpu, IA32_DEBUGCTL, before);
+    cpu.smm(true, at(5));
+    cpu.reset(Reset::Init, at(6));
+    cpu.smm(false, at(7));
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
+}
+
+#[test]
 fn init_keeps_counters_and_records_and_stops_recording() {
     let mut cpu = armed(debugctl::LBR);
     jump(&mut cpu, 1);

@@ -106,33 +106,32 @@ impl Pmu {
         }
     }
 
-    fn runs(&self, n: usize, user: bool, stopped: bool) -> bool {
+    fn runs(&self, n: usize, user: bool) -> bool {
         let select = self.select[n];
         let ring = select >> if user { 16 } else { 17 } & 1 != 0;
-        let frozen = stopped || self.status & CTR_FRZ != 0;
+        let frozen = self.status & CTR_FRZ != 0;
         ring && select >> 22 & 1 != 0 && self.global >> n & 1 != 0 && !frozen
     }
 
     /// Whether some counter sees one line more or less that goes to the last level.
-    pub(crate) fn counts_lines(&self, user: bool, stopped: bool) -> bool {
+    pub(crate) fn counts_lines(&self, user: bool) -> bool {
         let one = Happened {
             references: 1,
             misses: 1,
             ..Happened::default()
         };
-        (0..self.facts.general)
-            .any(|n| self.runs(n, user, stopped) && self.sees(self.select[n], one) != 0)
+        (0..self.facts.general).any(|n| self.runs(n, user) && self.sees(self.select[n], one) != 0)
     }
 
     /// Which counters overflow, and whether one of them interrupts.
-    pub(crate) fn count(&mut self, what: Happened, user: bool, stopped: bool) -> (u64, bool) {
+    pub(crate) fn count(&mut self, what: Happened, user: bool) -> (u64, bool) {
         let (mut overflow, mut interrupt) = (0, false);
-        if stopped || self.status & CTR_FRZ != 0 {
+        if self.status & CTR_FRZ != 0 {
             return (0, false);
         }
         for n in 0..self.facts.general {
             let select = self.select[n];
-            if self.runs(n, user, stopped) {
+            if self.runs(n, user) {
                 let value = self.general[n] + self.sees(select, what);
                 if value > self.mask() {
                     overflow |= 1 << n;

@@ -86,6 +86,13 @@ pub(crate) struct Place {
     pub(crate) length: u32,
 }
 
+/// What RSM restores.
+struct Saved {
+    lbr_enabled: u64,
+    /// IA32_DEBUGCTL and IA32_PERF_GLOBAL_CTRL, with FREEZE_WHILE_SMM.
+    frozen: Option<(u64, u64)>,
+}
+
 pub(crate) struct Reference {
     facts: Facts,
     pub(crate) pmu: Pmu,
@@ -93,9 +100,7 @@ pub(crate) struct Reference {
     pub(crate) debugctl: u64,
     user: bool,
     from_user: bool,
-    /// IA32_DEBUGCTL and IA32_LBR_CTL before the SMI.
-    saved: Option<(u64, u64)>,
-    stopped: bool,
+    saved: Option<Saved>,
     predictor: Predictor,
     caches: Caches,
     interrupt: bool,
@@ -114,7 +119,6 @@ impl Reference {
             user: false,
             from_user: false,
             saved: None,
-            stopped: false,
             predictor: Predictor::default(),
             caches: Caches::default(),
             interrupt: false,
@@ -134,7 +138,6 @@ impl Reference {
             self.lbr.set_control(self.lbr.control & !1);
         }
         self.saved = None;
-        self.stopped = false;
         self.user = false;
     }
 
@@ -162,7 +165,7 @@ impl Reference {
             let over = self.feedback.contains(&u64::MAX);
             self.feedback = self.feedback.map(|n| if over { 0 } else { n + 1 });
         }
-        let (_, interrupt) = self.pmu.count(what, self.user, self.stopped);
+        let (_, interrupt) = self.pmu.count(what, self.user);
         if !interrupt {
             return;
         }
@@ -268,7 +271,7 @@ impl Reference {
 
     /// The model lets the caches see only what somebody counts.
     fn through_caches(&mut self, place: Place, what: &mut Happened) {
-        if self.pmu.counts_lines(self.user, self.stopped) {
+        if self.pmu.counts_lines(self.user) {
             let (references, misses) = self.caches.access(place);
             what.references += references;
             what.misses += misses;
@@ -297,17 +300,22 @@ impl Reference {
 
     pub(crate) fn smm(&mut self, inside: bool) {
         if inside {
-            self.saved = Some((self.debugctl, self.lbr.control));
+            let freezes = self.debugctl >> 14 & 1 != 0;
+            self.saved = Some(Saved {
+                lbr_enabled: self.lbr.control & 1,
+                frozen: freezes.then_some((self.debugctl, self.pmu.global)),
+            });
             self.lbr.set_control(self.lbr.control & !1);
-            if self.debugctl >> 14 & 1 != 0 {
+            if freezes {
                 self.debugctl &= !(LBR | BTF | 1 << 6 | 1 << 7);
-                self.stopped = true;
+                self.pmu.global = 0;
             }
-        } else if let Some((debugctl, control)) = self.saved.take() {
-            self.lbr.set_control(control);
-            if self.stopped {
+        } else if let Some(saved) = self.saved.take() {
+            self.lbr
+                .set_control(self.lbr.control & !1 | saved.lbr_enabled);
+            if let Some((debugctl, global)) = saved.frozen {
                 self.debugctl = debugctl;
-                self.stopped = false;
+                self.pmu.global = global;
             }
         }
     }

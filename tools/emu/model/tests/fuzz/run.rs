@@ -29,16 +29,6 @@ struct Both<'a> {
     reference: Reference,
 }
 
-/// Registers whose writes mean something else in SMM: not the manual's matter.
-fn not_in_smm(step: &Step) -> bool {
-    match step {
-        Step::Write(index, _) | Step::Read(index) => matches!(index, 0x1d9 | 0x38f | 0x14ce),
-        Step::Enter(_) | Step::Exit(_) | Step::Restore(_) | Step::Save | Step::Smm(true) => true,
-        Step::DebugException(_) | Step::Compare => true,
-        _ => false,
-    }
-}
-
 /// Registers that both the emulator and the model keep, and whose values are the
 /// emulator's matter: IA32_BIOS_SIGN_ID, IA32_MISC_ENABLE.
 fn is_shared(index: u32) -> bool {
@@ -220,9 +210,6 @@ impl Both<'_> {
     }
 
     fn step(&mut self, step: &Step) -> Verdict {
-        if self.reference.in_smm() && not_in_smm(step) {
-            return Ok(());
-        }
         match step {
             Step::Plain(number) => {
                 for _ in 0..*number {
@@ -305,10 +292,6 @@ impl Both<'_> {
                 }
             }
             Step::Reset(hard) => {
-                if self.reference.in_smm() {
-                    self.model.smm(false);
-                    self.reference.smm(false);
-                }
                 self.model.reset(*hard);
                 self.reference.reset(*hard);
                 self.set_user(false);
