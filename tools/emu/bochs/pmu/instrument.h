@@ -21,6 +21,8 @@ struct bx_pmu_t {
   // exit to a hypervisor, and iterations of repeated ones; this is how many of
   // them did not retire
   Bit64u unretired;
+  // the power is on, so that another reset is a warm one
+  bool powered;
   // what the model knows of the privilege level
   bool user;
   // a branch was taken since the last look

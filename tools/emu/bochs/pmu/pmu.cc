@@ -63,12 +63,16 @@ void BX_CPU_C::pmu_init(void)
 
 void BX_CPU_C::pmu_reset(unsigned source)
 {
+  unsigned kind = EMU_INIT;
+
   if (source == BX_RESET_HARDWARE) {
     BX_CPU_THIS_PTR pmu.unretired = 0; // icount starts anew as well
     bx_pmu_open_door();
+    kind = BX_CPU_THIS_PTR pmu.powered ? EMU_WARM_RESET : EMU_POWER_UP;
+    BX_CPU_THIS_PTR pmu.powered = true;
   }
 
-  emu_reset(BX_CPU_THIS_PTR pmu.model, source == BX_RESET_HARDWARE, pmu_now());
+  emu_reset(BX_CPU_THIS_PTR pmu.model, kind, pmu_now());
   pmu_deliver();
 }
 

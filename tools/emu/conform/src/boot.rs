@@ -27,6 +27,7 @@ multiboot:
 start:
     cli
     mov esp, offset boot_stack_end
+    mov [multiboot_information], ebx
     mov esi, ebx
     // page directories: 2048 pages of 2 MiB, present, writable, user, large
     mov edi, offset page_directories
@@ -79,6 +80,8 @@ long_mode:
     shr rax, 16
     mov [rip + gdt_tss + 4], al
     mov [rip + gdt_tss + 7], ah
+    // available again: an INIT may have brought us here
+    mov byte ptr [rip + gdt_tss + 5], 0x89
     lea rax, [rip + interrupt_stack_end]
     mov [rip + tss + 4], rax
     mov [rip + tss + 36], rax
@@ -116,6 +119,11 @@ gdt_pointer:
 tss:
     .zero 102
     .word 104                   // no I/O permission map
+
+    .balign 4
+    .globl multiboot_information
+multiboot_information:
+    .long 0
 
     .bss
     .balign 4096

@@ -15,6 +15,7 @@ mod cpu;
 mod door;
 mod facts;
 mod lbr;
+mod lives;
 mod msr;
 mod pmu;
 mod report;

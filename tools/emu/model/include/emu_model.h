@@ -84,8 +84,15 @@ uint64_t emu_random(struct emu_machine *machine);
 struct emu_cpu *emu_cpu_new(const struct emu_machine *machine,
                             struct emu_watch *watch);
 
-/* Reset (hard) or INIT. */
-void emu_reset(struct emu_cpu *cpu, bool hard, struct emu_now now);
+/* How a reset happens: at power-up, by RESET# while the power stays on, by INIT. */
+enum emu_reset_kind {
+  EMU_POWER_UP,
+  EMU_WARM_RESET,
+  EMU_INIT
+};
+
+/* A reset; all but EMU_INIT may set time back. */
+void emu_reset(struct emu_cpu *cpu, uint8_t kind, struct emu_now now);
 
 /* Time has passed. */
 void emu_advance(struct emu_cpu *cpu, struct emu_now now);

@@ -28,8 +28,10 @@ const PERF_CAP_FULL_WIDTH_WRITE: u64 = 1 << 13;
 /// How a reset happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// Power-up or RESET#: everything starts anew.
-    Hard,
+    /// Power-up: everything starts anew.
+    PowerUp,
+    /// RESET# while the power stays on: so it does, but for architectural records.
+    Warm,
     /// INIT: counters and records stay, recording stops.
     Init,
 }
@@ -106,12 +108,12 @@ impl LogicalCpu {
         }
     }
 
-    /// The CPU was reset.  A hard reset may set time back to `now`.
+    /// The CPU was reset.  All but INIT may set time back to `now`.
     pub fn reset(&mut self, kind: Reset, now: Now) {
         self.advance(now);
-        if kind == Reset::Hard {
+        if kind != Reset::Init {
             self.pmu.reset(now);
-            self.lbr.reset();
+            self.lbr.reset(kind);
             self.caches.flush_all();
             self.feedback.reset(now);
             self.misc_enable = MISC_ENABLE;

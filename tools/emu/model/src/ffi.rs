@@ -209,10 +209,14 @@ pub unsafe extern "C" fn emu_cpu_new(
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
-pub unsafe extern "C" fn emu_reset(cpu: *mut Handle, hard: bool, now: Now) {
+pub unsafe extern "C" fn emu_reset(cpu: *mut Handle, kind: u8, now: Now) {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    let kind = if hard { Reset::Hard } else { Reset::Init };
+    let kind = match kind {
+        0 => Reset::PowerUp,
+        1 => Reset::Warm,
+        _ => Reset::Init,
+    };
     handle.cpu.reset(kind, now);
     handle.publish();
 }

@@ -4,6 +4,7 @@
 //! Branch Records").
 
 use crate::branch::Taken;
+use crate::cpu::Reset;
 use crate::debugctl;
 use crate::machine;
 use crate::msr::Result;
@@ -88,11 +89,12 @@ impl Lbr {
         }
     }
 
-    /// Power-up or RESET#.
-    pub fn reset(&mut self) {
+    /// Power-up or RESET#.  Architectural records survive the latter.
+    pub fn reset(&mut self, kind: Reset) {
         match self {
             Self::Legacy(lbr) => lbr.reset(),
-            Self::Architectural(lbr) => lbr.reset(),
+            Self::Architectural(lbr) if kind == Reset::PowerUp => lbr.reset(),
+            Self::Architectural(lbr) => lbr.warm_reset(),
         }
     }
 

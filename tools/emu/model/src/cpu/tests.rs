@@ -113,7 +113,7 @@ fn caches_see_data_and_code_while_somebody_counts() {
     cpu.reset(Reset::Init, at(6));
     cpu.memory(&load, 7);
     assert_eq!(counted(&mut cpu), [5, 5], "INIT leaves the caches");
-    cpu.reset(Reset::Hard, at(8));
+    cpu.reset(Reset::PowerUp, at(8));
     set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x412e);
     cpu.memory(&load, 9);
     assert_eq!(get(&mut cpu, IA32_A_PMC0), 1, "a reset does not");
@@ -444,7 +444,7 @@ fn init_keeps_counters_and_records_and_stops_recording() {
     assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
     assert_eq!(get(&mut cpu, IA32_PMC0), MAX - 4);
     assert_eq!(newest(&cpu), 1);
-    cpu.reset(Reset::Hard, at(0));
+    cpu.reset(Reset::PowerUp, at(0));
     assert_eq!(get(&mut cpu, IA32_PMC0), 0);
     assert_eq!(newest(&cpu), 0);
     set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);

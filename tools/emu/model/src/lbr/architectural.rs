@@ -110,6 +110,12 @@ impl Architectural {
         self.outside_smm = None;
     }
 
+    /// All registers keep their values; what happened last is before time began.
+    pub fn warm_reset(&mut self) {
+        self.recorded = None;
+        self.outside_smm = None;
+    }
+
     fn set_depth(&mut self, depth: usize) {
         self.records.clear();
         self.records.resize(depth, Record::default());

@@ -36,7 +36,8 @@ pub(crate) enum Step {
     /// VM exit that loads IA32_PERF_GLOBAL_CTRL.
     Exit(u64),
     Smm(bool),
-    Reset(bool),
+    /// `enum emu_reset_kind`
+    Reset(u8),
     Save,
     Restore(Option<Box<[u64; 101]>>),
     Compare,
@@ -234,7 +235,7 @@ impl Source<'_> {
             73 => Step::Exit(self.value(0x38f)),
             74 if self.chance(2) => Step::Smm(true),
             74..=76 => Step::Smm(false),
-            77 if self.chance(8) => Step::Reset(self.chance(2)),
+            77 if self.chance(8) => Step::Reset(self.below(3) as u8),
             78 => Step::Save,
             79 if self.chance(2) => Step::Restore(self.area()),
             80..=82 => Step::Compare,

@@ -12,6 +12,7 @@ pub(crate) type Record = [u64; 3];
 
 /// Both kinds of records: the ring of the model-specific ones, and the
 /// architectural ones, of which the first is the newest.
+#[derive(Clone)]
 pub(crate) struct Lbr {
     facts: Facts,
     pub(crate) records: Vec<Record>,
@@ -23,7 +24,7 @@ pub(crate) struct Lbr {
     /// Address of the last branch and its target, whatever the filters.
     last: Record,
     /// When the last record was made, if known.
-    since: Option<u64>,
+    pub(crate) since: Option<u64>,
 }
 
 impl Lbr {

@@ -201,13 +201,13 @@ impl Cpu {
         call!(emu_smm, self, inside, self.now());
     }
 
-    pub(crate) fn reset(&mut self, hard: bool) {
-        if hard {
+    pub(crate) fn reset(&mut self, kind: u8) {
+        if kind != 2 {
             // Time starts anew.
             self.cycles = 0;
             self.instructions = 0;
         }
-        call!(emu_reset, self, hard, self.now());
+        call!(emu_reset, self, kind, self.now());
     }
 
     pub(crate) fn read(&mut self, index: u32) -> Outcome {

@@ -127,16 +127,21 @@ impl Reference {
         }
     }
 
-    pub(crate) fn reset(&mut self, hard: bool) {
-        if hard {
+    /// 0: power-up, 1: RESET#, 2: INIT.
+    pub(crate) fn reset(&mut self, kind: u8) {
+        let old = self.lbr.clone();
+        if kind < 2 {
             *self = Self {
                 predictor: self.predictor.clone(),
                 ..Self::new(&self.facts)
             };
-        } else {
-            self.debugctl = 0;
-            self.lbr.set_control(self.lbr.control & !1);
         }
+        if kind == 1 && self.facts.architectural {
+            self.lbr = old;
+            self.lbr.since = None;
+        }
+        self.debugctl = 0;
+        self.lbr.set_control(self.lbr.control & !1);
         self.saved = None;
         self.user = false;
     }

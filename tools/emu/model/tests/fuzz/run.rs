@@ -291,9 +291,9 @@ impl Both<'_> {
                     self.reference.smm(*inside);
                 }
             }
-            Step::Reset(hard) => {
-                self.model.reset(*hard);
-                self.reference.reset(*hard);
+            Step::Reset(kind) => {
+                self.model.reset(*kind);
+                self.reference.reset(*kind);
                 self.set_user(false);
             }
             Step::Save => {

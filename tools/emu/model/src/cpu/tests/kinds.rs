@@ -257,9 +257,22 @@ fn a_debug_exception_and_init_clear_lbren() {
     }
     let mut cpu = recording();
     set(&mut cpu, IA32_LBR_DEPTH, 16);
-    cpu.reset(Reset::Hard, at(0));
+    cpu.reset(Reset::PowerUp, at(0));
     assert_eq!(get(&mut cpu, IA32_LBR_CTL), 0);
     assert_eq!(get(&mut cpu, IA32_LBR_DEPTH), 32);
+}
+
+#[test]
+fn a_warm_reset_keeps_the_registers_and_stops_recording() {
+    let mut cpu = recording();
+    set(&mut cpu, IA32_LBR_DEPTH, 16);
+    jump(&mut cpu, 7);
+    cpu.smm(true, at(5));
+    cpu.reset(Reset::Warm, at(0));
+    cpu.smm(false, at(1));
+    assert_eq!(get(&mut cpu, IA32_LBR_CTL), EVERYTHING & !LBREN);
+    assert_eq!(get(&mut cpu, IA32_LBR_DEPTH), 16);
+    assert_eq!(newest(&cpu), 7);
 }
 
 #[test]
