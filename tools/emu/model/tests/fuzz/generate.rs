@@ -30,7 +30,8 @@ pub(crate) enum Step {
     Read(u32),
     Write(u32, u64),
     Rdpmc(u32),
-    Cpuid(u32, u32),
+    /// Leaf, subleaf, and what the emulator has of its own.
+    Cpuid(u32, u32, [u32; 4]),
     /// VM entry that loads IA32_DEBUGCTL, IA32_LBR_CTL, IA32_PERF_GLOBAL_CTRL.
     Enter([u64; 3]),
     /// VM exit that loads IA32_PERF_GLOBAL_CTRL.
@@ -229,7 +230,7 @@ impl Source<'_> {
             71 if self.chance(2) => Step::Rdpmc(self.rng.random()),
             71 => {
                 let leaf = self.pick(&[1, 7, 0xa, 0x15, 0x16, 0x1c, 0xd, 0x8000_0000]) as u32;
-                Step::Cpuid(leaf, self.below(3) as u32)
+                Step::Cpuid(leaf, self.below(3) as u32, self.rng.random())
             }
             72 => Step::Enter([self.value(0x1d9), self.value(0x14ce), self.value(0x38f)]),
             73 => Step::Exit(self.value(0x38f)),

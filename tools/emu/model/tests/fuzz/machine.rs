@@ -35,10 +35,10 @@ impl Loaded {
         Self(machine)
     }
 
-    /// CPUID leaf and subleaf of a CPU that has nothing else.
-    pub(crate) fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        // SAFETY: plain numbers.
-        let mut registers: Registers = unsafe { std::mem::zeroed() };
+    /// CPUID leaf and subleaf, of which the emulator would answer `own`.
+    pub(crate) fn cpuid(&self, leaf: u32, subleaf: u32, own: [u32; 4]) -> [u32; 4] {
+        let [eax, ebx, ecx, edx] = own;
+        let mut registers = Registers { eax, ebx, ecx, edx };
         // SAFETY: the machine lives as long as `self`.
         unsafe { ffi::emu_cpuid(self.0, leaf, subleaf, &mut registers) };
         [registers.eax, registers.ebx, registers.ecx, registers.edx]

@@ -6,6 +6,7 @@
 //! are printed that suffice for it.
 
 mod cache;
+mod cpuid;
 mod generate;
 mod lbr;
 mod machine;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs steps on the model and on the reference, and compares.
 
+use crate::cpuid;
 use crate::generate::Step;
 use crate::machine::{Cpu, Loaded, NotMine};
 use crate::reference::{Answer, Branch, Facts, Reference};
@@ -185,28 +186,10 @@ impl Both<'_> {
         Ok(())
     }
 
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> Verdict {
-        let found = self.machine.cpuid(leaf, subleaf);
-        let facts = self.facts;
-        match leaf {
-            0xa => {
-                let eax = u32::from(facts.version) | (facts.general as u32) << 8 | facts.bits << 16;
-                same("CPUID.0AH:EAX", found[0] & 0xff_ffff, eax)?;
-                same(
-                    "CPUID.0AH:EDX",
-                    found[3] & 0x1fff,
-                    facts.fixed as u32 | facts.bits << 5,
-                )
-            }
-            0x1c if facts.architectural && subleaf == 0 => {
-                let depths = facts
-                    .depths
-                    .iter()
-                    .fold(0, |map, depth| map | 1 << (depth / 8 - 1));
-                same("CPUID.1CH:EAX", found[0] & 0xff, depths)
-            }
-            _ => Ok(()),
-        }
+    fn cpuid(&self, leaf: u32, subleaf: u32, own: [u32; 4]) -> Verdict {
+        let model = self.machine.cpuid(leaf, subleaf, own);
+        let reference = cpuid::expected(self.facts, leaf, subleaf, own);
+        same(&format!("CPUID.{leaf:X}H.{subleaf}"), model, reference)
     }
 
     fn step(&mut self, step: &Step) -> Verdict {
@@ -282,7 +265,7 @@ impl Both<'_> {
                 self.reference.instruction(reference.is_some());
                 self.end(reference.is_some())?;
             }
-            Step::Cpuid(leaf, subleaf) => self.cpuid(*leaf, *subleaf)?,
+            Step::Cpuid(leaf, subleaf, own) => self.cpuid(*leaf, *subleaf, *own)?,
             Step::Enter(values) => self.enter(*values)?,
             Step::Exit(global) => self.exit(*global)?,
             Step::Smm(inside) => {
