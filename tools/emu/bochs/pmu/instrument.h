@@ -40,8 +40,12 @@ extern struct emu_machine *bx_pmu_machine;
 Bit64u bx_pmu_random(void);
 void bx_pmu_open_door(void);
 
-// a conditional branch, beside BX_INSTR_IS_JMP and its like
-#define BX_PMU_IS_CONDITIONAL 0
+// the model's kind of a near branch; constant in each handler
+#define BX_PMU_KIND(what) \
+  ((what) == BX_INSTR_IS_JMP_INDIRECT ? EMU_INDIRECT_JUMP : \
+   (what) == BX_INSTR_IS_CALL ? EMU_RELATIVE_CALL : \
+   (what) == BX_INSTR_IS_CALL_INDIRECT ? EMU_INDIRECT_CALL : \
+   (what) == BX_INSTR_IS_RET ? EMU_RETURN : EMU_RELATIVE_JUMP)
 
 #define BX_PMU_UNLIKELY(condition) __builtin_expect(!! (condition), 0)
 
@@ -51,7 +55,7 @@ void bx_pmu_open_door(void);
    that end with the branch leave by the model, without a frame of their own */
 #define BX_INSTR_CNEAR_BRANCH_TAKEN(cpu_id, branch_eip, new_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) \
-    return pmu_link_trace(BX_PMU_IS_CONDITIONAL, i); \
+    return pmu_link_trace(EMU_CONDITIONAL, i); \
 }
 #define BX_INSTR_CNEAR_BRANCH_NOT_TAKEN(cpu_id, branch_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) \
@@ -60,16 +64,16 @@ void bx_pmu_open_door(void);
 #define BX_INSTR_UCNEAR_BRANCH(cpu_id, what, branch_eip, new_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) { \
     if (what == BX_INSTR_IS_JMP || what == BX_INSTR_IS_CALL) \
-      return pmu_link_trace(what, i); \
+      return pmu_link_trace(BX_PMU_KIND(what), i); \
     if (what == BX_INSTR_IS_RET || what == BX_INSTR_IS_CALL_INDIRECT) \
-      return pmu_next_trace(what, i); \
-    pmu_near_branch(what, i->ilen(), branch_eip, new_eip); \
+      return pmu_next_trace(BX_PMU_KIND(what), i); \
+    pmu_branch(BX_PMU_KIND(what), i->ilen(), branch_eip, new_eip); \
   } \
 }
 /* those that go on */
 #define BX_INSTR_LOOP_TAKEN(cpu_id, branch_eip, new_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) \
-    pmu_near_branch(BX_PMU_IS_CONDITIONAL, i->ilen(), branch_eip, new_eip); \
+    pmu_branch(EMU_CONDITIONAL, i->ilen(), branch_eip, new_eip); \
 }
 #define BX_INSTR_LOOP_NOT_TAKEN(cpu_id, branch_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) \

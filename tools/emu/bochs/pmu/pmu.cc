@@ -155,44 +155,17 @@ void BX_CPU_C::pmu_branch_not_taken(bx_address from)
     pmu_deliver();
 }
 
-void BX_CPU_C::pmu_near_branch(unsigned what, unsigned length, bx_address from, bx_address to)
-{
-  unsigned kind = EMU_RELATIVE_JUMP;
-
-  switch(what) {
-    case BX_PMU_IS_CONDITIONAL:
-      kind = EMU_CONDITIONAL;
-      break;
-    case BX_INSTR_IS_JMP_INDIRECT:
-      kind = EMU_INDIRECT_JUMP;
-      break;
-    case BX_INSTR_IS_CALL:
-      kind = EMU_RELATIVE_CALL;
-      break;
-    case BX_INSTR_IS_CALL_INDIRECT:
-      kind = EMU_INDIRECT_CALL;
-      break;
-    case BX_INSTR_IS_RET:
-      kind = EMU_RETURN;
-      break;
-    default:
-      break;
-  }
-
-  pmu_branch(kind, length, from, to);
-}
-
 // the ends of a branch handler, when somebody wants branches
 
-void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_link_trace(unsigned what, bxInstruction_c *i)
+void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_link_trace(unsigned kind, bxInstruction_c *i)
 {
-  pmu_near_branch(what, i->ilen(), PREV_RIP, RIP);
+  pmu_branch(kind, i->ilen(), PREV_RIP, RIP);
   BX_LINK_TRACE(i);
 }
 
-void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_next_trace(unsigned what, bxInstruction_c *i)
+void BX_CPP_AttrRegparmN(2) BX_CPU_C::pmu_next_trace(unsigned kind, bxInstruction_c *i)
 {
-  pmu_near_branch(what, i->ilen(), PREV_RIP, RIP);
+  pmu_branch(kind, i->ilen(), PREV_RIP, RIP);
   BX_NEXT_TRACE(i);
 }
 

@@ -234,7 +234,7 @@ impl LogicalCpu {
     /// counter overflowed.
     pub fn taken(&mut self, branch: &Taken, cycles: u64) -> bool {
         let mispredicted = self.predictor.taken(branch);
-        let mut pulses = events::taken(branch.kind, mispredicted);
+        let mut recorded = false;
         if self.records() {
             // The level changed with this branch, or with none.
             let crossed = self.level_changed.saturating_add(1) == cycles
@@ -249,11 +249,14 @@ impl LogicalCpu {
                 // Another branch may follow before time passes.
                 self.level_changed = u64::MAX;
             }
-            if self.lbr.branch(branch, how) {
-                pulses |= events::LBR_INSERT;
-            }
+            recorded = self.lbr.branch(branch, how);
         }
-        self.pulse(pulses)
+        // A profile of branch records counts none.
+        if !self.pmu.wants(events::WITH_BRANCHES) {
+            return false;
+        }
+        let pulses = events::taken(branch.kind, mispredicted);
+        self.pulse(pulses | if recorded { events::LBR_INSERT } else { 0 })
     }
 
     /// The conditional branch at `from` was not taken.  Whether a counter

@@ -38,8 +38,11 @@ impl Default for Predictor {
 impl Predictor {
     /// A branch was taken: whether its prediction was wrong, and learn from it.
     pub fn taken(&mut self, branch: &Taken) -> bool {
+        // Most are, which a jump table would not know.
+        if branch.kind == Kind::Conditional {
+            return self.direction(branch.from, true);
+        }
         match branch.kind {
-            Kind::Conditional => self.direction(branch.from, true),
             Kind::RelativeCall => {
                 if !branch.is_zero_length_call() {
                     self.call(branch);
@@ -52,7 +55,7 @@ impl Predictor {
             }
             Kind::IndirectJump => self.target(branch),
             Kind::Return => self.ret(branch),
-            Kind::RelativeJump | Kind::Far | Kind::Event => false,
+            Kind::Conditional | Kind::RelativeJump | Kind::Far | Kind::Event => false,
         }
     }
 
