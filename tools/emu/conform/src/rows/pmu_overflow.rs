@@ -295,7 +295,18 @@ fn branch_overflow(report: &mut Report, facts: &Facts) {
 
 fn freeze(report: &mut Report, facts: &Facts) {
     let (counter, scenario) = (Counter::General(0), &branches::jumps_and_nops);
-    let global = || rdmsr(IA32_PERF_GLOBAL_CTRL);
+    // IA32_PERF_GLOBAL_CTRL behind an overflow with `debugctl`.  IA32_PERFEVTSEL0 ends the
+    // counting, so that nobody else has written it.
+    let global = |debugctl: u64, interrupt: bool| {
+        prepare(facts, counter, 20, interrupt);
+        apic::set_performance_entry(apic::MASKED);
+        let select = rdmsr(msr::IA32_PERFEVTSEL0);
+        wrmsr(msr::IA32_PERFEVTSEL0, 0);
+        wrmsr(msr::IA32_DEBUGCTL, debugctl);
+        wrmsr(IA32_PERF_GLOBAL_CTRL, facts.global());
+        scenario.run(msr::IA32_PERFEVTSEL0, select);
+        rdmsr(IA32_PERF_GLOBAL_CTRL)
+    };
     // An overflow between two jumps, which are recorded unless frozen.
     // Gives whether recording is on then, and the other bits of IA32_DEBUGCTL.
     let overflow = |debugctl: u64, interrupt: bool| {
@@ -409,9 +420,9 @@ fn freeze(report: &mut Report, facts: &Facts) {
             report,
             ("FREEZE_PERFMON_ON_PMI, streamlined: IA32_PERF_GLOBAL_CTRL stays"),
             || {
-                overflow(FREEZE_PERFMON_ON_PMI, true);
-                wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
-                same("IA32_PERF_GLOBAL_CTRL", global(), 1)
+                let found = global(FREEZE_PERFMON_ON_PMI, true);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1 | CTR_FRZ)?;
+                same("IA32_PERF_GLOBAL_CTRL", found, facts.global())
             }
         );
         row!(
@@ -471,9 +482,36 @@ fn freeze(report: &mut Report, facts: &Facts) {
             report,
             ("FREEZE_PERFMON_ON_PMI, legacy: a PMI clears IA32_PERF_GLOBAL_CTRL"),
             || {
+                let found = global(FREEZE_PERFMON_ON_PMI, true);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
+                same("IA32_PERF_GLOBAL_CTRL", found, 0)
+            }
+        );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, legacy: the counters stop at the PMI"),
+            || {
                 overflow(FREEZE_PERFMON_ON_PMI, true);
                 same("counter", counter.read(), 0)
             }
         );
+        row!(
+            report,
+            ("FREEZE_PERFMON_ON_PMI, legacy: an overflow without PMI freezes nothing"),
+            || {
+                let found = global(FREEZE_PERFMON_ON_PMI, false);
+                same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
+                same("IA32_PERF_GLOBAL_CTRL", found, facts.global())
+            }
+        );
     }
+    row!(
+        report,
+        ("without FREEZE_PERFMON_ON_PMI a PMI freezes no counter"),
+        || {
+            let found = global(0, true);
+            same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
+            same("IA32_PERF_GLOBAL_CTRL", found, facts.global())
+        }
+    );
 }
