@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Scenarios of several branches, or of none.
+
+use core::arch::global_asm;
+
+use super::{scenarios, Scenario};
+
+scenarios! {
+    nothing "no branch"
+    before []
+    code ["nop"]
+    branches []
+
+    jcc_not_taken "a Jcc that is not taken"
+    before []
+    code ["xor eax, eax" "20: jnz 21f" "nop" "21:"]
+    branches []
+
+    user "ring 3 by IRETQ, branches there, back by INT n"
+    before ["mov edi, 0x80" "lea rsi, [rip + 29f]" "call conform_gate"]
+    code ["mov rax, rsp" "push 0x23" "push rax" "push 2" "push 0x2b" "lea rax, [rip + 28f]"
+        "push rax" "20: iretq"
+        "28: xor eax, eax"
+        "22: jz 23f" "nop"
+        "23: call 26f"
+        "24: jmp 25f" "nop"
+        "25: int 0x80"
+        "29: mov rsp, r13"
+        ".pushsection .text.out" "26: ret" ".popsection"]
+    branches [Far U "20b" "28b", Jcc U "22b" "23b", RelCall U "23b" "26b", Ret U "26b" "24b",
+        RelJmp U "24b" "25b", Far K "25b" "29b",]
+
+    all "one branch of each kind"
+    before ["mov edi, 0x80" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["xor eax, eax"
+        "20: jz 30f" "nop"
+        "30: jmp 31f" "nop"
+        "31: lea rax, [rip + 33f]"
+        "32: jmp rax" "nop"
+        "33: call 40f"
+        "34: lea rax, [rip + 41f]"
+        "35: call rax"
+        "36: int 0x80"
+        "37:"
+        ".pushsection .text.out" "40: ret" "41: ret" ".popsection"]
+    branches [Jcc K "20b" "30b", RelJmp K "30b" "31b", IndJmp K "32b" "33b",
+        RelCall K "33b" "40b", Ret K "40b" "34b", IndCall K "35b" "41b", Ret K "41b" "36b",
+        Far K "36b" "return_at_once", Far K "return_at_once" "37b",]
+
+    many "forty jumps"
+    before []
+    code ["mov ecx, 41" "20: loop 20b"]
+    branches [
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",
+        Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b", Jcc K "20b" "20b",]
+
+    call_stays "CALL without RET"
+    before []
+    code ["20: call 22f" "21:" ".pushsection .text.out" "22: mov rsp, r13" "jmp 23f" ".popsection" "nop" "23:"]
+    branches [RelCall K "20b" "22b",]
+
+    call_register_stays "an indirect CALL without RET"
+    before []
+    code ["lea rax, [rip + 22f]" "20: call rax" "nop" "22: mov rsp, r13"]
+    branches [IndCall K "20b" "22b",]
+
+    call_nested "CALL, in it CALL and RET"
+    before []
+    code ["20: call 22f" "nop" "22: call 23f" "24: mov rsp, r13"
+        ".pushsection .text.out" "23: ret" ".popsection"]
+    branches [RelCall K "20b" "22b", RelCall K "22b" "23b", Ret K "23b" "24b",]
+
+    call_zero_nested "CALL, in it CALL of the next instruction"
+    before []
+    code ["20: call 22f" "nop" "22: call 23f" "23: mov rsp, r13"]
+    branches [RelCall K "20b" "22b", ZeroCall K "22b" "23b",]
+
+    calls "forty CALLs without RET"
+    before []
+    code ["mov ecx, 40" "20: call 22f" "nop" "22: dec ecx" "jnz 20b" "mov rsp, r13"]
+    branches [
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",
+        RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b", RelCall K "20b" "22b",]
+
+    jump_fault_jump "JMP, then a fault, then JMP"
+    before ["mov edi, 6" "lea rsi, [rip + skip_two]" "call conform_gate"]
+    code ["20: jmp 21f" "nop" "21: ud2" "22: jmp 23f" "nop" "23:"]
+    branches [RelJmp K "20b" "21b", Event K "21b" "skip_two", Far K "skip_two + 5" "22b",
+        RelJmp K "22b" "23b",]
+
+    jump_interrupt "JMP, then an interrupt"
+    before ["mov edi, 0x50" "lea rsi, [rip + acknowledge]" "call conform_gate"]
+    code ["mov eax, 0xfee00300" "sti" "20: jmp 21f" "nop" "21: mov dword ptr [rax], 0x40050"
+        "22: nop" "cli"]
+    branches [RelJmp K "20b" "21b", Event K "22b" "acknowledge", Far K "acknowledge_end" "22b",]
+
+    // TF takes effect behind the instruction after POPFQ.
+    single_step "a single step (#DB) between two JMPs"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["20: jmp 21f" "nop" "21: pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "nop"
+        "jmp 22f" "nop" "22:"]
+    branches [RelJmp K "20b" "21b",]
+
+    branch_step "steps by branches"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "nop" "nop" "20: jmp 21f" "nop"
+        "21: nop" "nop"]
+    branches [RelJmp K "20b" "21b",]
+
+    nops_10 "10 NOPs"
+    before []
+    code [".fill 10, 1, 0x90"]
+    branches []
+
+    nops_110 "110 NOPs"
+    before []
+    code [".fill 110, 1, 0x90"]
+    branches []
+
+    load_fault "a load that faults (#PF)"
+    before ["mov edi, 14" "lea rsi, [rip + skip_three]" "call conform_gate"]
+    code ["mov rax, 0x200000000" "20: mov rax, [rax]" "21:"]
+    branches [Event K "20b" "skip_three", Far K "skip_three + 9" "21b",]
+
+    repeated "STOSB repeated 50 times"
+    before []
+    code ["mov ecx, 50" "mov rdi, rsp" "sub rdi, 200" "cld" "rep stosb"]
+    branches []
+
+    not_repeated "STOSB repeated once"
+    before []
+    code ["mov ecx, 1" "mov rdi, rsp" "sub rdi, 200" "cld" "rep stosb"]
+    branches []
+
+    user_nops_10 "10 NOPs in ring 3"
+    before ["mov edi, 0x80" "lea rsi, [rip + 29f]" "call conform_gate"]
+    code ["mov rax, rsp" "push 0x23" "push rax" "push 2" "push 0x2b" "lea rax, [rip + 22f]"
+        "push rax" "20: iretq" "22: .fill 10, 1, 0x90" "23: int 0x80" "29: mov rsp, r13"]
+    branches [Far U "20b" "22b", Far K "23b" "29b",]
+
+    user_nops_60 "60 NOPs in ring 3"
+    before ["mov edi, 0x80" "lea rsi, [rip + 29f]" "call conform_gate"]
+    code ["mov rax, rsp" "push 0x23" "push rax" "push 2" "push 0x2b" "lea rax, [rip + 22f]"
+        "push rax" "20: iretq" "22: .fill 60, 1, 0x90" "23: int 0x80" "29: mov rsp, r13"]
+    branches [Far U "20b" "22b", Far K "23b" "29b",]
+
+    // RBX is 0 if RDPMC did not fault.
+    user_rdpmc "RDPMC in ring 3"
+    before ["mov edi, 0x80" "lea rsi, [rip + 28f]" "call conform_gate"
+        "mov edi, 13" "lea rsi, [rip + 29f]" "call conform_gate"]
+    code ["mov rax, rsp" "push 0x23" "push rax" "push 2" "push 0x2b" "lea rax, [rip + 22f]"
+        "push rax" "iretq" "22: xor ecx, ecx" "rdpmc" "int 0x80"
+        "28: mov qword ptr [rip + trap_shared + 32], 1"
+        "29: mov rsp, r13"]
+    branches []
+
+    // The interrupt comes from the local APIC's timer.
+    halt "HLT until an interrupt"
+    before ["mov edi, 0x50" "lea rsi, [rip + acknowledge]" "call conform_gate"]
+    code ["mov eax, 0xfee003e0" "mov dword ptr [rax], 0xb"
+        "mov eax, 0xfee00320" "mov dword ptr [rax], 0x50"
+        "mov eax, 0xfee00380" "mov dword ptr [rax], 200000" "sti" "hlt" "cli"]
+    branches []
+
+    jumps_and_nops "JMP, 50 NOPs, JMP"
+    before []
+    code ["20: jmp 21f" "nop" "21: .fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]
+    branches [RelJmp K "20b" "21b", RelJmp K "22b" "23b",]
+
+    not_taken_and_jmp "a Jcc that is not taken, JMP"
+    before []
+    code ["xor eax, eax" "jnz 21f" "20: jmp 21f" "nop" "21:"]
+    branches [RelJmp K "20b" "21b",]
+}
