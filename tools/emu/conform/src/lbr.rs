@@ -206,22 +206,50 @@ pub fn run_off(facts: &Facts, scenario: &Scenario) {
     scenario.run(register, on & !1);
 }
 
+/// The flags of misprediction and of TSX, in FROM with the format EIP_FLAGS2, in INFO
+/// with the others.
+const FLAGS: u64 = 7 << 61;
+/// Of these: the branch was mispredicted.
+const MISPRED: u64 = 1 << 63;
+
+/// The entry of the `n`th record, from the newest on.
+fn entry(facts: &Facts, n: u32) -> u32 {
+    if facts.is_architectural() {
+        return n;
+    }
+    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS) as u32;
+    tos.wrapping_sub(n) % facts.depth
+}
+
 /// FROM and TO of the `n`th record, from the newest on, without the flags that some
 /// formats keep in FROM.
 pub fn record(facts: &Facts, n: u32) -> (u64, u64) {
+    let (from, to) = if facts.is_architectural() {
+        (msr::IA32_LBR_0_FROM_IP, msr::IA32_LBR_0_TO_IP)
+    } else {
+        (msr::MSR_LASTBRANCH_0_FROM_IP, msr::MSR_LASTBRANCH_0_TO_IP)
+    };
+    let entry = entry(facts, n);
+    // Addresses here are low.
+    let flags = if facts.has_info() { 0 } else { FLAGS };
+    (rdmsr(from + entry) & !flags, rdmsr(to + entry))
+}
+
+/// INFO of the `n`th record, from the newest on; without INFO the flags of FROM.
+pub fn info(facts: &Facts, n: u32) -> u64 {
+    let entry = entry(facts, n);
     if facts.is_architectural() {
-        return (
-            rdmsr(msr::IA32_LBR_0_FROM_IP + n),
-            rdmsr(msr::IA32_LBR_0_TO_IP + n),
-        );
+        rdmsr(msr::IA32_LBR_0_INFO + entry)
+    } else if facts.has_info() {
+        rdmsr(msr::MSR_LBR_INFO_0 + entry)
+    } else {
+        rdmsr(msr::MSR_LASTBRANCH_0_FROM_IP + entry) & FLAGS
     }
-    let tos = rdmsr(msr::MSR_LASTBRANCH_TOS) as u32;
-    let slot = tos.wrapping_sub(n) % facts.depth;
-    let from = rdmsr(msr::MSR_LASTBRANCH_0_FROM_IP + slot);
-    let to = rdmsr(msr::MSR_LASTBRANCH_0_TO_IP + slot);
-    // EIP_FLAGS2: misprediction and TSX; addresses here are low.
-    let flags = if facts.format == 4 { 7 << 61 } else { 0 };
-    (from & !flags, to)
+}
+
+/// Whether INFO, or FROM, says that the `n`th branch was mispredicted.
+pub fn is_mispredicted(facts: &Facts, n: u32) -> bool {
+    info(facts, n) & MISPRED != 0
 }
 
 /// Whether the records, empty at first with TOS 0, are now those of `expected` and

@@ -187,4 +187,44 @@ scenarios! {
     before []
     code ["xor eax, eax" "jnz 21f" "20: jmp 21f" "nop" "21:"]
     branches [RelJmp K "20b" "21b",]
+
+    // Of the loops only the newest branches are named.
+    loop_back "a loop of 1000 rounds"
+    before []
+    code ["mov ecx, 1000" "20: dec ecx" "21: jnz 20b"]
+    branches [Jcc K "21b" "20b",]
+
+    loop_exit "a loop of 1000 rounds that a taken Jcc leaves"
+    before []
+    code ["mov ecx, 1000" "20: dec ecx" "21: jz 23f" "22: jmp 20b" "nop" "23:"]
+    branches [RelJmp K "22b" "20b", Jcc K "21b" "23b",]
+
+    loop_indirect "a JMP r64 that goes elsewhere the 1000th time"
+    before []
+    code ["mov ecx, 1000" "lea rax, [rip + 22f]" "lea rdx, [rip + 23f]"
+        "20: dec ecx" "cmovz rax, rdx" "21: jmp rax" "nop" "22: jmp 20b" "nop" "23:"]
+    branches [IndJmp K "21b" "22b", RelJmp K "22b" "20b", IndJmp K "21b" "23b",]
+
+    loop_ret "CALL and RET 1000 times"
+    before []
+    code ["mov ecx, 1000" "20: call 22f" "21: dec ecx" "jnz 20b"
+        ".pushsection .text.out" "22: ret" ".popsection"]
+    branches [RelCall K "20b" "22b", Ret K "22b" "21b",]
+
+    ret_elsewhere "CALL, and a RET to elsewhere"
+    before []
+    code ["lea rdx, [rip + 23f]" "20: call 21f" "nop" "21: mov [rsp], rdx" "22: ret" "nop" "23:"]
+    branches [RelCall K "20b" "21b", Ret K "22b" "23b",]
+
+    // What LOOP does is for JCC to filter.
+    jump_loop_jumps "JMP, LOOP 5000 times, JMP, JMP"
+    before []
+    code ["mov ecx, 5000" "20: jmp 21f" "nop" "21: loop 21b" "22: jmp 23f" "nop"
+        "23: jmp 24f" "nop" "24:"]
+    branches [RelJmp K "20b" "21b", RelJmp K "22b" "23b", RelJmp K "23b" "24b",]
+
+    jump_long_loop_jump "JMP, LOOP 200000 times, JMP"
+    before []
+    code ["mov ecx, 200000" "20: jmp 21f" "nop" "21: loop 21b" "22: jmp 23f" "nop" "23:"]
+    branches [RelJmp K "20b" "21b", RelJmp K "22b" "23b",]
 }

@@ -340,18 +340,6 @@ fn info(report: &mut Report, facts: &Facts) {
             }
         );
     }
-    let cycles = |n| rdmsr(INFO + n) & 0xffff;
-    row!(
-        report,
-        ("IA32_LBR_x_INFO.CYC_CNT: cycles since the record before"),
-        || {
-            lbr::reset(facts, 0);
-            lbr::run(facts, &branches::jumps_and_nops, 0);
-            same("CYC_CNT_VALID", rdmsr(INFO) & CYC_CNT_VALID, CYC_CNT_VALID)?;
-            // The machine's width is one instruction per cycle.
-            same("CYC_CNT of 50 NOPs and a JMP", cycles(0), 51)
-        }
-    );
     row!(
         report,
         ("IA32_LBR_x_INFO.CYC_CNT_VALID is 0 in the first record since LBREn was set"),
@@ -359,23 +347,6 @@ fn info(report: &mut Report, facts: &Facts) {
             lbr::reset(facts, 0);
             lbr::run(facts, &branches::jumps_and_nops, 0);
             same("CYC_CNT_VALID", rdmsr(INFO + 1) & CYC_CNT_VALID, 0)
-        }
-    );
-    row!(
-        report,
-        ("IA32_LBR_x_INFO: reserved flags of a record are 0 without TSX"),
-        || {
-            lbr::reset(facts, 0);
-            lbr::run(facts, &branches::all, 0);
-            let number = lbr::expected(facts, &branches::all, 0).count() as u32;
-            for n in 0..number {
-                same(
-                    "INFO[62:61], [55:16]",
-                    rdmsr(INFO + n) & 0x60ff_ffff_ffff_0000,
-                    0,
-                )?;
-            }
-            Ok(())
         }
     );
     row!(

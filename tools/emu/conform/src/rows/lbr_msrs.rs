@@ -61,15 +61,25 @@ pub fn rows(report: &mut Report, facts: &Facts) {
                 address
             ));
         }
-        // With flags in FROM its top bits are no part of the address.
-        if facts.has_info() || first == TO {
-            for address in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63] {
-                row!(
-                    report,
-                    ("{name}: #GP on the non-canonical address {address:#x}"),
-                    || { refuses(first, address) }
-                );
+        for address in [
+            0x0000_8000_0000_0000,
+            0xffff_7fff_ffff_ffff,
+            1 << 48,
+            1 << 60,
+            1 << 63,
+        ] {
+            // With flags in FROM its top three bits are no part of the address.
+            if first == FROM && !facts.has_info() && address == 1 << 63 {
+                row!(report, ("{name}: MISPRED can be set"), || keeps(
+                    first, address
+                ));
+                continue;
             }
+            row!(
+                report,
+                ("{name}: #GP on the non-canonical address {address:#x}"),
+                || { refuses(first, address) }
+            );
         }
     }
     if facts.has_info() {

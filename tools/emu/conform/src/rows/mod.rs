@@ -9,6 +9,7 @@ mod cpuid;
 mod debugctl;
 mod feedback;
 mod lbr_callstack;
+mod lbr_info;
 mod lbr_msrs;
 mod lbr_records;
 mod pmu_count;
@@ -30,7 +31,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const FIRST_LIFE: [Group; 18] = [
+const FIRST_LIFE: [Group; 19] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -42,6 +43,7 @@ const FIRST_LIFE: [Group; 18] = [
         arch_lbr::rows,
     ),
     ("Last branch records: branches", lbr_records::rows),
+    ("Last branch records: flags and cycles", lbr_info::rows),
     ("Last branch records: call stack", lbr_callstack::rows),
     ("XSAVE: architectural LBRs", arch_lbr_xsave::rows),
     ("IA32_DEBUGCTL", debugctl::rows),
