@@ -3,13 +3,18 @@
 //! Technology Features": "LBR Stack", and "Last Branch Records",
 //! "Call-Stack Mode".
 
-use crate::branches::{self, Scenario};
+use crate::branches::{self, Kind, Scenario};
 use crate::facts::Facts;
 use crate::lbr::{self, CPL_EQ_0, EN_CALLSTACK};
-use crate::report::{row, Report, Verdict};
+use crate::report::{fail, row, Report, Verdict};
 
 /// What the manual wants set in this mode: jumps and far branches filtered.
 const SELECT: u64 = EN_CALLSTACK | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 8;
+
+/// The same, with filters on calls and returns, which the manual wants clear.
+const NO_REL_CALL: u64 = SELECT | 1 << 3;
+const NO_IND_CALL: u64 = SELECT | 1 << 4;
+const NO_RET: u64 = SELECT | 1 << 5;
 
 /// The records after `scenario`: of its branches those that `stay`.
 fn stack(facts: &Facts, scenario: &Scenario, select: u64, stay: &[usize]) -> Verdict {
@@ -32,7 +37,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         all
     };
     #[rustfmt::skip]
-    let table: [(&str, &Scenario, u64, &[usize]); 16] = [
+    let table: [(&str, &Scenario, u64, &[usize]); 20] = [
         ("a near relative CALL pushes a record", &branches::call_stays, SELECT, &[0]),
         ("a near indirect CALL pushes a record", &branches::call_register_stays, SELECT, &[0]),
         ("a near RET pops the record of its CALL", &branches::call_relative, SELECT, &[]),
@@ -48,6 +53,10 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("interrupts neither push nor pop", &branches::jump_interrupt, SELECT, &[]),
         ("CALLs deeper than the stack keep the newest", &branches::calls, SELECT, &ALL),
         ("CPL_EQ_0 keeps calls of ring 0 out", &branches::call_stays, SELECT | CPL_EQ_0, &[]),
+        ("relative CALLs that are filtered push nothing", &branches::call_stays, NO_REL_CALL, &[]),
+        ("indirect CALLs push, relative ones filtered", &branches::call_register_stays, NO_REL_CALL, &[0]),
+        ("indirect CALLs that are filtered push nothing", &branches::call_register_stays, NO_IND_CALL, &[]),
+        ("relative CALLs push, indirect ones filtered", &branches::call_stays, NO_IND_CALL, &[0]),
         ("without it a RET is recorded and pops nothing", &branches::call_relative, 0, &[0, 1]),
     ];
     let mode = if facts.is_architectural() {
@@ -60,4 +69,20 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             stack(facts, scenario, select, stay)
         });
     }
+    row!(
+        report,
+        ("{mode}: RETs that are filtered are not recorded"),
+        || {
+            lbr::reset(facts, NO_RET);
+            lbr::run(facts, &branches::call_relative, NO_RET);
+            // Whether they pop is not said.
+            for branch in branches::call_relative.branches() {
+                let mut records = (0..facts.depth).map(|n| lbr::record(facts, n));
+                if branch.kind == Kind::Ret && records.any(|(from, _)| from == branch.from) {
+                    fail!("the RET at {:#x} is recorded", branch.from);
+                }
+            }
+            Ok(())
+        }
+    );
 }
