@@ -123,6 +123,66 @@ scenarios! {
         "21: nop" "nop"]
     branches [RelJmp K "20b" "21b",]
 
+    // Of the branches of these the last one is the step.
+    call_step "a CALL"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "20: call 22f" "nop"
+        ".pushsection .text.out" "22: nop" "jmp 23f" ".popsection" "23:"]
+    branches [RelCall K "20b" "22b",]
+
+    ret_step "a RET"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["20: call 22f" "21: nop" "nop" ".pushsection .text.out"
+        "22: pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "23: ret" ".popsection"]
+    branches [RelCall K "20b" "22b", Ret K "23b" "21b",]
+
+    jcc_step "a taken Jcc"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "xor eax, eax" "20: jz 21f" "nop"
+        "21: nop" "nop"]
+    branches [Jcc K "20b" "21b",]
+
+    jcc_not_taken_step "no Jcc that is not taken"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "xor eax, eax" "jnz 21f" "nop"
+        "20: jmp 22f" "21: nop" "22: nop" "nop"]
+    branches [RelJmp K "20b" "22b",]
+
+    indirect_step "a JMP r64"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["lea rdx, [rip + 21f]" "pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop"
+        "20: jmp rdx" "nop" "21: nop" "nop"]
+    branches [IndJmp K "20b" "21b",]
+
+    iret_step "an IRETQ"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]
+    code ["mov rax, rsp" "push 0x10" "push rax" "push 0x102" "push 0x08" "lea rax, [rip + 21f]"
+        "push rax" "pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "20: iretq" "nop"
+        "21: nop" "nop"]
+    branches [Far K "20b" "21b",]
+
+    // Events clear TF; the IRETQ that sets it again is no step either.
+    int_n_step "no INT n"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"
+        "mov edi, 0x80" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "20: int 0x80" "21: nop"
+        "22: jmp 23f" "nop" "23: nop" "nop"]
+    branches [Far K "20b" "return_at_once", Far K "return_at_once" "21b", RelJmp K "22b" "23b",]
+
+    fault_step "no fault (#UD)"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"
+        "mov edi, 6" "lea rsi, [rip + skip_two]" "call conform_gate"]
+    code ["pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop" "20: ud2" "21: nop"
+        "22: jmp 23f" "nop" "23: nop" "nop"]
+    branches [Event K "20b" "skip_two", Far K "skip_two + 5" "21b", RelJmp K "22b" "23b",]
+
+    interrupt_step "no interrupt"
+    before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"
+        "mov edi, 0x50" "lea rsi, [rip + acknowledge]" "call conform_gate"]
+    code ["mov eax, 0xfee00300" "sti" "pushfq" "or qword ptr [rsp], 0x100" "popfq" "nop"
+        "mov dword ptr [rax], 0x40050" "20: nop" "nop" "22: jmp 23f" "nop" "23: nop" "cli"]
+    branches [Event K "20b" "acknowledge", Far K "acknowledge_end" "20b", RelJmp K "22b" "23b",]
+
     nops_10 "10 NOPs"
     before []
     code [".fill 10, 1, 0x90"]

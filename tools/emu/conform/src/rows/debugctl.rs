@@ -4,13 +4,23 @@
 //! Interrupts", "Single-Stepping on Branches", "Last Exception Records".
 
 use super::{keeps, refuses};
-use crate::branches;
+use crate::branches::{self, Scenario};
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, BTF, LBR};
 use crate::msr::{self, IA32_DEBUGCTL};
-use crate::report::{row, same, Report};
+use crate::report::{row, same, Report, Verdict};
 use crate::traps;
+
+/// With BTF and RFLAGS.TF one #DB comes, where the last branch of `scenario` goes.
+fn step(scenario: &Scenario) -> Verdict {
+    traps::count(traps::LOCAL);
+    scenario.run(IA32_DEBUGCTL, BTF);
+    let branch = scenario.branches().next_back();
+    let (number, at) = traps::interrupts();
+    same("#DB", number, 1)?;
+    same("RIP", at, branch.map_or(0, |branch| branch.to))
+}
 
 pub fn rows(report: &mut Report, facts: &Facts) {
     let switch = lbr::switch_name(facts);
@@ -80,15 +90,38 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("IA32_DEBUGCTL.BTF: #DB after the next taken branch only"),
-        || {
-            traps::count(traps::LOCAL);
-            branches::branch_step.run(IA32_DEBUGCTL, BTF);
-            let branch = branches::branch_step.branches().next();
-            let (number, at) = traps::interrupts();
-            same("#DB", number, 1)?;
-            same("RIP", at, branch.map_or(0, |branch| branch.to))
-        }
+        || step(&branches::branch_step)
     );
+    for scenario in [
+        &branches::call_step,
+        &branches::ret_step,
+        &branches::jcc_step,
+        &branches::jcc_not_taken_step,
+        &branches::indirect_step,
+        &branches::iret_step,
+        &branches::int_n_step,
+        &branches::fault_step,
+        &branches::interrupt_step,
+    ] {
+        row!(
+            report,
+            ("IA32_DEBUGCTL.BTF: {} is a step", scenario.about),
+            || step(scenario)
+        );
+    }
+    for (rule, scenario, left) in [
+        ("a #DB clears it", &branches::branch_step, 0),
+        ("it stays set without a #DB", &branches::all, BTF),
+    ] {
+        row!(report, ("IA32_DEBUGCTL.BTF: {rule}"), || {
+            wrmsr(IA32_DEBUGCTL, BTF);
+            // Nobody else writes IA32_DEBUGCTL until it is read.
+            scenario.run(msr::IA32_PERF_GLOBAL_CTRL, 0);
+            let found = rdmsr(IA32_DEBUGCTL);
+            wrmsr(IA32_DEBUGCTL, 0);
+            same("IA32_DEBUGCTL", found, left)
+        });
+    }
 
     let ler = || (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP));
     for (about, scenario) in [
