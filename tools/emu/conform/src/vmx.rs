@@ -24,6 +24,8 @@ pub const SAVE_DEBUG_CONTROLS: u32 = 1 << 2;
 const HOST_64_BIT: u32 = 1 << 9;
 /// VM-exit control: the host's IA32_PERF_GLOBAL_CTRL is loaded.
 pub const EXIT_LOAD_GLOBAL_CTRL: u32 = 1 << 12;
+/// VM-exit control: the guest's IA32_PERF_GLOBAL_CTRL is saved.
+pub const SAVE_GLOBAL_CTRL: u32 = 1 << 30;
 /// VM-exit control: IA32_LBR_CTL is cleared.
 pub const CLEAR_LBR_CTL: u32 = 1 << 26;
 /// VM-entry control: the guest's IA32_DEBUGCTL and DR7 are loaded.

@@ -2,7 +2,7 @@
 //! SDM vol. 3, "VM Entries", "VM Exits", "VMX Capability Reporting Facility": what they
 //! do to the architectural last branch records.
 
-use super::vmx::{ends, exits, injection, INVALID_GUEST_STATE, NONE, VMCALL};
+use super::vmx::{ends, exits, injection, EXCEPTION_OR_NMI, INVALID_GUEST_STATE, NONE, VMCALL};
 use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
@@ -173,6 +173,21 @@ fn records(report: &mut Report, facts: &Facts) {
         report,
         ("an interrupt that VM entry injects is recorded from the guest's RIP to its handler"),
         || injection(facts, BOTH, field::GUEST_LBR_CTL, on)
+    );
+    row!(
+        report,
+        ("a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set"),
+        || {
+            lbr::reset(facts, 0);
+            vmx::prepare(guest::step, BOTH);
+            vmx::write(field::GUEST_LBR_CTL, on);
+            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
+            vmx::write(field::GUEST_RFLAGS, 0x102);
+            exits(EXCEPTION_OR_NMI)?;
+            same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
+            let found = vmx::read(field::GUEST_LBR_CTL);
+            same("guest IA32_LBR_CTL field", found, on)
+        }
     );
     row!(
         report,

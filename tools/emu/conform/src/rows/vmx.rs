@@ -16,7 +16,7 @@ use crate::vmx::{self, field, guest, Controls, End};
 /// VM-entry interruption information: valid, external interrupt.
 const EXTERNAL_INTERRUPT: u64 = 1 << 31;
 // Basic exit reasons.
-const EXCEPTION_OR_NMI: u64 = 0;
+pub(super) const EXCEPTION_OR_NMI: u64 = 0;
 pub(super) const VMCALL: u64 = 18;
 pub(super) const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
 /// VM-instruction error: VM entry with invalid host-state fields.
@@ -94,6 +94,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             "exit control \"load IA32_PERF_GLOBAL_CTRL\"",
             exit,
             vmx::EXIT_LOAD_GLOBAL_CTRL,
+        ),
+        (
+            "exit control \"save IA32_PERF_GLOBAL_CTRL\"",
+            exit,
+            vmx::SAVE_GLOBAL_CTRL,
         ),
         (
             "entry control \"load debug controls\"",
@@ -385,6 +390,35 @@ fn global_ctrl(report: &mut Report, facts: &Facts) {
             same("IA32_PERF_GLOBAL_CTRL", rdmsr(IA32_PERF_GLOBAL_CTRL), 1)
         }
     );
+    // The guest has what the host wrote; the host's is loaded after it was saved.
+    for (rule, exit, saved) in [
+        (
+            "save IA32_PERF_GLOBAL_CTRL: VM exit saves the guest's",
+            vmx::SAVE_GLOBAL_CTRL,
+            2,
+        ),
+        (
+            "save and load IA32_PERF_GLOBAL_CTRL: what is saved is the guest's",
+            vmx::SAVE_GLOBAL_CTRL | vmx::EXIT_LOAD_GLOBAL_CTRL,
+            2,
+        ),
+        (
+            "without save IA32_PERF_GLOBAL_CTRL VM exit leaves the field alone",
+            0,
+            1,
+        ),
+    ] {
+        row!(report, ("{rule}"), || {
+            pmu::reset(facts);
+            wrmsr(IA32_PERF_GLOBAL_CTRL, 2);
+            vmx::prepare(guest::exit, Controls { exit, ..NONE });
+            vmx::write(field::GUEST_GLOBAL_CTRL, 1);
+            vmx::write(field::HOST_GLOBAL_CTRL, 0);
+            exits(VMCALL)?;
+            let found = vmx::read(field::GUEST_GLOBAL_CTRL);
+            same("guest IA32_PERF_GLOBAL_CTRL field", found, saved)
+        });
+    }
     pmu::reset(facts);
     for bit in [facts.general, 32 + facts.fixed, 63] {
         row!(
