@@ -333,8 +333,8 @@ fn branch_events(report: &mut Report, facts: &Facts) {
             Ok(())
         }
     );
-    // The event lists of Skylake, and of Ice Lake and later: BR_INST_RETIRED.
-    let skylake: &[(&str, u64, u64)] = &[
+    // The event lists of Haswell to Skylake, and of Ice Lake and later: BR_INST_RETIRED.
+    let haswell: &[(&str, u64, u64)] = &[
         ("CONDITIONAL", 0x01, 1),
         ("NEAR_CALL", 0x02, 2),
         ("NEAR_RETURN", 0x08, 2),
@@ -353,9 +353,8 @@ fn branch_events(report: &mut Report, facts: &Facts) {
         ("INDIRECT", 0x80, 2),
     ];
     let events = match facts.version {
-        4 => skylake,
-        5 => icelake,
-        _ => &[],
+        3 | 4 => haswell,
+        _ => icelake,
     };
     for (name, umask, expected) in events {
         row!(
@@ -367,16 +366,22 @@ fn branch_events(report: &mut Report, facts: &Facts) {
             }
         );
     }
-    if facts.version >= 4 {
+    let conditional: &[(&str, u64, u64)] = match facts.version {
+        3 | 4 => &[("CONDITIONAL", 0x01, 1), ("NOT_TAKEN", 0x10, 1)],
+        _ => &[
+            ("COND_TAKEN", 0x01, 0),
+            ("COND_NTAKEN", 0x10, 1),
+            ("COND", 0x11, 1),
+        ],
+    };
+    for (name, umask, expected) in conditional {
         row!(
             report,
-            ("event BR_INST_RETIRED.NOT_TAKEN counts one that is not taken"),
+            ("event BR_INST_RETIRED.{name} counts {expected} of a Jcc that is not taken"),
             || {
-                same(
-                    "count",
-                    pmu::count(facts, 0x10c4, &branches::jcc_not_taken),
-                    1,
-                )
+                let event = 0xc4 | umask << 8;
+                let counted = pmu::count(facts, event, &branches::jcc_not_taken);
+                same("count", counted, *expected)
             }
         );
     }
