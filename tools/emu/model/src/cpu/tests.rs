@@ -453,18 +453,33 @@ fn init_keeps_counters_and_records_and_stops_recording() {
 }
 
 proptest! {
-    /// Nothing that software does makes the CPU fail, and what reads back is what
-    /// was accepted.
+    /// Nothing that software does makes the CPU fail, a WRMSR that faults changes
+    /// nothing, and no overflow is due before what was counted.
     #[test]
     fn any_access_is_survived(steps in prop::collection::vec((0u8..6, any::<u16>(), any::<u64>()), 0..300)) {
-        let mut cpu = cpu();
+        let mut cpu = armed(debugctl::FREEZE_PERFMON_ON_PMI);
         let mut time = 0;
         for (what, number, value) in steps {
-            time += value % 1000;
-            let index = u32::from(number) % 0x1700;
+            time += value % 4;
+            let (index, value) = match number % 16 {
+                // Close to an overflow.
+                0..=3 => (IA32_PMC0, value | !7),
+                4 | 5 => (IA32_PERF_GLOBAL_STATUS_RESET, value & CTR_FRZ),
+                6 => (IA32_DEBUGCTL, value),
+                7 => (IA32_FIXED_CTR_CTRL, value),
+                8 => (IA32_PERF_GLOBAL_CTRL, value),
+                9 => (MSR_LBR_SELECT, value),
+                10 => (MSR_LASTBRANCH_0_FROM_IP, value),
+                _ => (u32::from(number) % 0x1700, value),
+            };
             match what {
                 0 => { cpu.read(index, at(time)); }
-                1 => { cpu.write(index, value, at(time)); }
+                1 => {
+                    let before = cpu.read(index, at(time));
+                    if let Some(Err(Fault)) = cpu.write(index, value, at(time)) {
+                        prop_assert_eq!(cpu.read(index, at(time)), before);
+                    }
+                }
                 2 => {
                     let kind = Kind::from_number(number as u8 % 8).unwrap();
                     cpu.taken(&Taken { kind, from: value, to: value.wrapping_mul(3), length: 5 }, time);
@@ -473,7 +488,8 @@ proptest! {
                 4 => cpu.smm(value % 2 == 0, at(time)),
                 _ => { cpu.not_taken(value); }
             }
-            prop_assert!(cpu.deadline() >= cpu.deadline().min(time));
+            cpu.advance(at(time));
+            prop_assert!(cpu.deadline() > time);
             cpu.take_interrupt();
         }
     }
