@@ -108,7 +108,7 @@ enum Command {
         /// The machine
         #[arg(default_value = "skylake")]
         machine: String,
-        /// Runs of each row of the table
+        /// Runs of each pair
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
         /// Length of the workload
