@@ -294,6 +294,10 @@ fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
 ///
 /// If the levels cannot be listed or the results not be written.
 pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
+    let options = &Options {
+        keep: full,
+        ..options.clone()
+    };
     // Beside each other, as what runs on the build machine leaves CPUs idle at times.
     let mut outcomes = Vec::new();
     let emulated = std::thread::scope(|scope| {

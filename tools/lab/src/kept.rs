@@ -8,9 +8,10 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::emulator::End;
@@ -24,22 +25,25 @@ const FILE: &str = "run.json";
 pub struct Run {
     /// A hash of all that it was given, of a long one.
     inputs: Option<String>,
-    /// The day, as in 2023-11-14, in universal time.
-    pub date: String,
+    /// What it was made of, as [`commit`] names it.
+    commit: String,
+    /// The day on which it ended.
+    date: String,
     /// The emulator's CPU time.
     seconds: u64,
 }
 
 impl Run {
-    /// One that ended now.
+    /// One of `commit` that ended now.
     ///
     /// # Errors
     ///
     /// If there is no date.
-    pub fn new(inputs: Option<String>, time: Duration) -> Result<Self> {
+    pub fn new(inputs: Option<String>, commit: String, time: Duration) -> Result<Self> {
         Ok(Self {
             inputs,
-            date: crate::table::today()?,
+            commit,
+            date: today()?,
             seconds: time.as_secs(),
         })
     }
@@ -47,6 +51,11 @@ impl Run {
     /// The last one of this log folder, if that came to its end.
     pub fn load(log: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(log.join(FILE)).ok()?).ok()
+    }
+
+    /// Day and commit.
+    pub fn made(&self) -> String {
+        format!("{}, {}", self.date, self.commit)
     }
 
     /// Leaves it in the log folder.
@@ -59,6 +68,27 @@ impl Run {
         fs::write(&path, serde_json::to_vec(self)?)
             .with_context(|| format!("writing {}", path.display()))
     }
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The day, as in 2023-11-14, in universal time.
+pub(crate) fn today() -> Result<String> {
+    output(Command::new("date").args(["-u", "+%F"]))
+}
+
+/// The commit of the source tree `top`, with a `+` if files differ from it.
+pub(crate) fn commit(top: &Path) -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--exclude=*", "--dirty=+"]);
+    // A tree without history can run suites too.
+    output(git.current_dir(top)).unwrap_or_else(|_| "no commit".into())
 }
 
 /// A hash of the contents of `files` and of `text`.
@@ -84,7 +114,7 @@ pub(crate) fn outcome(title: &str, allow: &[Allow], inputs: &str, log: &Path) ->
     let run = Run::load(log).filter(|run| run.inputs.as_deref() == Some(inputs))?;
     let read = |name| fs::read(log.join(name)).ok();
     let outcome = outcome::judge(
-        format!("{title}, of {}", run.date),
+        format!("{title}, of {}", run.made()),
         allow,
         &read("results")?,
         &read("console")?,
@@ -111,12 +141,13 @@ mod tests {
         assert_eq!(found("1"), None, "one that broke off");
         let run = Run {
             inputs: Some("1".into()),
+            commit: "c0ffee0".into(),
             date: "2023-11-14".into(),
             seconds: 7,
         };
         run.save(log).unwrap();
         assert_eq!(Run::load(log).as_ref(), Some(&run));
-        assert_eq!(found("1").as_deref(), Some("t, of 2023-11-14"));
+        assert_eq!(found("1").as_deref(), Some("t, of 2023-11-14, c0ffee0"));
         assert_eq!(found("2"), None, "other input");
         Run {
             inputs: None,
@@ -133,6 +164,30 @@ mod tests {
         assert_eq!(found("1"), None, "a failure");
         write("results", "ok 1 a\n1..1\n");
         assert_eq!(found("1"), None, "no end");
+    }
+
+    #[test]
+    fn a_commit_has_its_name_and_a_mark_if_files_changed() {
+        let folder = tempdir().unwrap();
+        let top = folder.path();
+        let git = |arguments: &str| {
+            let mut git = Command::new("git");
+            git.args(["-c", "user.name=a", "-c", "user.email=b"]);
+            output(git.args(arguments.split(' ')).current_dir(top)).unwrap()
+        };
+        // Wherever the tests run, this folder has a history of its own, or none.
+        fs::write(top.join(".git"), "none").unwrap();
+        assert_eq!(commit(top), "no commit");
+        fs::remove_file(top.join(".git")).unwrap();
+        git("init --quiet");
+        fs::write(top.join("file"), "a").unwrap();
+        git("add file");
+        git("commit --quiet --message=a");
+        git("tag --message=b release");
+        let name = git("rev-parse --short HEAD");
+        assert_eq!(commit(top), name);
+        fs::write(top.join("file"), "ab").unwrap();
+        assert_eq!(commit(top), format!("{name}+"));
     }
 
     #[test]

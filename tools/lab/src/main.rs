@@ -235,10 +235,7 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             ))
         }
         Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
-        Command::Check { full } => {
-            options.keep = full;
-            Ok(verdict(check::check(&places, &options, full)?))
-        }
+        Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
         Command::BenchEmu {
             machine,
             runs,

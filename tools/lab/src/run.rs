@@ -347,6 +347,8 @@ pub fn suite(
             return Ok(outcome);
         }
     }
+    // Before the run: a long one may outlive the commit.
+    let commit = kept::commit(&places.top);
     let (files, ready, inputs) = prepare(&name)?;
     let bar = progress(&options.bars, &title);
     bar.set_message("booting");
@@ -370,7 +372,7 @@ pub fn suite(
     })?;
     bar.finish_and_clear();
     let run = match end {
-        End::PowerOff => Some(kept::Run::new(inputs, time)?),
+        End::PowerOff => Some(kept::Run::new(inputs, commit, time)?),
         End::Failed(_) => None,
     };
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);

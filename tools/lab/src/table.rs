@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::process::Command;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 
 use crate::kept;
 use crate::ktap::{self, Status};
@@ -19,7 +18,7 @@ use crate::places::Places;
 /// The results of one suite, by test, then by machine.
 #[derive(Debug, Default)]
 struct Results {
-    /// The machines, and when they ran it; nothing if that run broke off.
+    /// The machines, and day and commit of their runs; nothing if a run broke off.
     machines: BTreeMap<String, Option<String>>,
     tests: BTreeMap<String, BTreeMap<String, Status>>,
     /// What is wrong with a run as a whole.
@@ -27,10 +26,10 @@ struct Results {
 }
 
 impl Results {
-    /// Adds what a run on `machine` printed that came to its end on `date`.
-    fn add(&mut self, machine: &str, date: Option<String>, stream: &[u8]) {
+    /// Adds what a run on `machine` printed that was `made` then and there.
+    fn add(&mut self, machine: &str, made: Option<String>, stream: &[u8]) {
         let report = ktap::parse(stream);
-        self.machines.insert(machine.to_owned(), date);
+        self.machines.insert(machine.to_owned(), made);
         for problem in report.problems {
             self.problems.push(format!("{machine}: {problem}"));
         }
@@ -75,12 +74,12 @@ impl Results {
                 "skipped or known to fail",
             ],
         )?;
-        for (machine, date) in &self.machines {
-            let date = date.as_deref().unwrap_or("broke off");
+        for (machine, made) in &self.machines {
+            let made = made.as_deref().unwrap_or("broke off");
             let (passed, failed, skipped) = self.numbers(machine);
             let numbers = [passed, failed, skipped].map(|n| n.to_string());
             let [passed, failed, skipped] = &numbers;
-            row(page, [machine.as_str(), date, passed, failed, skipped])?;
+            row(page, [machine.as_str(), made, passed, failed, skipped])?;
         }
         for problem in &self.problems {
             writeln!(page, "\n{}", escape(problem))?;
@@ -150,19 +149,6 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output()?;
-    if !output.status.success() {
-        bail!("{command:?} ended with {}", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// The day in universal time.
-pub(crate) fn today() -> Result<String> {
-    output(Command::new("date").args(["-u", "+%F"]))
-}
-
 /// A table of whole levels: what a line of `lab check` says of each.
 ///
 /// # Errors
@@ -195,13 +181,7 @@ pub fn levels(outcomes: &[Outcome]) -> Result<String> {
 ///
 /// If a suite has no results.
 pub fn page(places: &Places, suites: &[String]) -> Result<String> {
-    let commit = output(
-        Command::new("git")
-            .args(["describe", "--always", "--dirty"])
-            .current_dir(&places.top),
-    )?;
-    let date = today()?;
-    let title = format!("{date}, commit {commit}");
+    let title = format!("{}, commit {}", kept::today()?, kept::commit(&places.top));
     let mut page = format!("{title}\n{}\n\n", "=".repeat(title.len()));
     for suite in suites {
         let folder = places.logs().join(suite);
@@ -212,8 +192,8 @@ pub fn page(places: &Places, suites: &[String]) -> Result<String> {
             let name = run.file_name().to_string_lossy().into_owned();
             let machine = name.split("-kernel").next().unwrap_or_default();
             if let Ok(stream) = fs::read(run.path().join("results.ktap")) {
-                let date = kept::Run::load(&run.path()).map(|run| run.date);
-                results.add(machine, date, &stream);
+                let made = kept::Run::load(&run.path()).map(|run| run.made());
+                results.add(machine, made, &stream);
             }
         }
         results.write(suite, &mut page)?;
@@ -230,12 +210,12 @@ mod tests {
         let mut results = Results::default();
         results.add(
             "a",
-            Some("2023-11-14".into()),
+            Some("2023-11-14, c0ffee0".into()),
             b"ok 1 one\nok 2 two # SKIP no such thing\nnot ok 3 three_\n1..3\n",
         );
         results.add(
             "b",
-            Some("2023-11-15".into()),
+            Some("2023-11-15, c0ffee0+".into()),
             b"ok 1 one\nok 2 two # SKIP no such thing\nok 3 three_\n1..3\n",
         );
         let mut page = String::new();
@@ -253,12 +233,12 @@ suite
      - failed
      - skipped or known to fail
    * - a
-     - 2023-11-14
+     - 2023-11-14, c0ffee0
      - 1
      - 1
      - 1
    * - b
-     - 2023-11-15
+     - 2023-11-15, c0ffee0+
      - 2
      - 0
      - 1
@@ -292,7 +272,7 @@ passed
         let mut results = Results::default();
         results.add(
             "a",
-            Some("2023-11-14".into()),
+            Some("2023-11-14, c0ffee0".into()),
             b"ok 1 one\nok 2 two\n1..2\n",
         );
         results.add("b", None, b"ok 1 one\n1..2\n");
