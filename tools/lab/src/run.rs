@@ -62,6 +62,7 @@ impl Size {
     fn or(self, suite: &Suite) -> Self {
         Self {
             cpus: self.cpus.or(suite.cpus),
+            memory: self.memory.or(suite.memory),
             ..self
         }
     }
@@ -80,6 +81,13 @@ impl Size {
         // Checked anew.
         Ok((path.clone(), Machine::load(&path)?))
     }
+}
+
+/// The name of a machine and the number of its CPUs in `NAME:CPUS`, as suites ask for it.
+fn sized(machine: &str) -> (&str, Option<u8>) {
+    let split = machine.rsplit_once(':');
+    let sized = split.and_then(|(name, cpus)| Some((name, Some(cpus.parse().ok()?))));
+    sized.unwrap_or((machine, None))
 }
 
 impl Options {
@@ -303,14 +311,19 @@ pub fn suite(
     kernel: &str,
 ) -> Result<Outcome> {
     let title = format!("{} ({machine}, {kernel})", suite.name);
-    let stem = Path::new(machine)
+    let (machine, cpus) = sized(machine);
+    let mut stem = Path::new(machine)
         .file_stem()
         .unwrap_or_default()
-        .to_string_lossy();
+        .to_string_lossy()
+        .into_owned();
+    if let Some(cpus) = cpus {
+        stem += &format!("-{cpus}");
+    }
     let name = format!("{}/{stem}-{kernel}", suite.name);
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
-    variables.push(("LAB_MACHINE".into(), stem.clone().into_owned()));
+    variables.push(("LAB_MACHINE".into(), stem));
     let boot = Boot {
         machine,
         kernel,
@@ -322,8 +335,10 @@ pub fn suite(
         },
         limit: Some(Duration::from_secs(suite.seconds)),
     };
+    let mut size = options.size;
+    size.cpus = size.cpus.or(cpus);
     let options = &Options {
-        size: options.size.or(suite),
+        size: size.or(suite),
         ..options.clone()
     };
     let prepare = |name: &str| -> Result<_> {
@@ -413,20 +428,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_machine_may_be_named_with_its_cpus() {
+        assert_eq!(sized("skylake"), ("skylake", None));
+        assert_eq!(sized("skylake-smp:3"), ("skylake-smp", Some(3)));
+        assert_eq!(sized("./a:b.toml"), ("./a:b.toml", None));
+        assert_eq!(sized("./a:b.toml:4"), ("./a:b.toml", Some(4)));
+    }
+
+    #[test]
     fn the_command_line_has_the_last_word_on_size() {
         let suite = |head: &str| Suite::parse("x", &format!("#: about = \"a\"\n{head}")).unwrap();
-        let (plain, sized) = (suite(""), suite("#: cpus = 2\n"));
+        let (plain, sized) = (suite(""), suite("#: cpus = 2\n#: memory = 100\n"));
         let own = Size {
             cpus: Some(1),
+            memory: Some(99),
             ..Size::default()
         };
-        for (size, suite, cpus) in [
-            (Size::default(), &plain, None),
-            (Size::default(), &sized, Some(2)),
-            (own, &plain, Some(1)),
-            (own, &sized, Some(1)),
+        for (size, suite, cpus, memory) in [
+            (Size::default(), &plain, None, None),
+            (Size::default(), &sized, Some(2), Some(100)),
+            (own, &plain, Some(1), Some(99)),
+            (own, &sized, Some(1), Some(99)),
         ] {
-            assert_eq!(size.or(suite).cpus, cpus);
+            let size = size.or(suite);
+            assert_eq!((size.cpus, size.memory), (cpus, memory));
         }
     }
 }

@@ -3,7 +3,10 @@
 #: parts = ["perf", "qemu"]
 #: kernels = ["kernel-vanilla"]
 #: machines = ["skylake-smp"]
-#: full_machines = ["haswell", "skylake", "icelake", "sapphire-rapids"]
+#: full_machines = [
+#:   "haswell", "skylake", "icelake", "sapphire-rapids",
+#:   "haswell:2", "icelake:2", "sapphire-rapids:2",
+#: ]
 #: seconds = 300
 #: twice = true
 
