@@ -237,18 +237,27 @@ fn emulated_levels(places: &Places, options: &Options, full: bool) -> Result<Vec
     Ok(outcomes)
 }
 
-/// What needs no emulated CPU: lints, unit tests, and packages, which are built, installed in a
-/// Debian userland and taken away again.
+/// Programs of the build machine: lints, unit tests, what the lab says of machines that do not
+/// work, and packages, which are built, installed in a Debian userland and taken away again.
 fn host_levels(places: &Places, options: &Options) -> Vec<Outcome> {
     let mut lint = Command::new(places.top.join("scripts/lint"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(cargo);
+    let mut tests = Command::new(&cargo);
     tests.args(["test", "--workspace", "--no-fail-fast"]);
+    let mut machines = Command::new(cargo);
+    machines.args([
+        "test",
+        "--package=lab",
+        "--test=bad_input",
+        "--",
+        "--ignored",
+    ]);
     let mut packages = Command::new(places.top.join("scripts/package/check-install"));
     packages.arg("suites");
     [
         ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
         ("unit tests", &mut tests, cargo::parse),
+        ("broken machines", &mut machines, cargo::parse),
         ("packages", &mut packages, ktap::parse),
     ]
     .into_iter()

@@ -99,7 +99,8 @@ pub(crate) fn judge(
     let mut report = ktap::parse(&transcript.text);
     if let End::Failed(mut why) = end {
         if stream.is_empty() {
-            // It did not come as far as that.
+            // It did not come as far as that; that there are no tests says no more.
+            report.problems.clear();
             why += "; nothing came from its userland, and the console's last line is: ";
             why += &latest(&[console, b"\n"].concat());
         }
@@ -135,17 +136,15 @@ pub(crate) fn judge(
     }
 }
 
-/// The last whole line, for the progress line.
+/// The last whole line that says something.
 pub fn latest(stream: &[u8]) -> String {
     let text = String::from_utf8_lossy(&stream[stream.len().saturating_sub(400)..]).into_owned();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole
         .rsplit('\n')
-        .next()
+        .map(|line| line.replace(char::is_control, "").trim().to_owned())
+        .find(|line| !line.is_empty())
         .unwrap_or_default()
-        .replace(char::is_control, "")
-        .trim()
-        .to_owned()
 }
 
 /// Writes artifacts, results and JUnit into the log folder.
@@ -201,12 +200,17 @@ mod tests {
             line.is_some_and(|line| line.contains("nothing came from its userland")),
             "{details}"
         );
-        let outcome = judged(b"", b"[1.0] one\n[2.0] two", End::Failed("hangs".into()));
-        assert!(
-            outcome.details().contains("last line is: [2.0] two\n"),
-            "{}",
-            outcome.details()
-        );
+        for end in ["", "\n", "\r\n\r\n"] {
+            let console = format!("[1.0] one\n[2.0] two{end}");
+            let outcome = judged(b"", console.as_bytes(), End::Failed("hangs".into()));
+            assert_eq!(
+                outcome.report.problems,
+                [
+                    "hangs; nothing came from its userland, and the console's last line is: \
+                     [2.0] two"
+                ]
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a person gets wrong on the command line ends in one line that says so.
+//! What a person gets wrong ends in one line that says so: on the command line, or, seen
+//! by booting it, in a kernel or a suite.
 
 use std::fs;
 use std::process::Command;
@@ -16,6 +17,8 @@ fn lab(arguments: &[&str]) -> Vec<String> {
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8(text).unwrap();
+    let moves = |c: char| c.is_control() && c != '\n';
+    assert!(!text.contains(moves), "{arguments:?}: {text:?}");
     text.lines().map(str::to_owned).collect()
 }
 
@@ -62,19 +65,79 @@ fn a_wrong_key_in_a_machine() {
 }
 
 #[test]
-fn a_wrong_head_of_a_suite() {
+fn a_size_that_no_machine_has() {
+    for (size, what) in [
+        (["--cpus", "9"], "cpu.count is 9, must be 1 to 4"),
+        (["--memory", "1"], "memory.mib is 1, must be 64 to 16384"),
+    ] {
+        let arguments = ["boot", "skylake"];
+        says(&[&arguments[..], &size].concat(), what);
+        let arguments = ["run", "skylake", "--suite", "lab"];
+        says(&[&arguments[..], &size].concat(), what);
+    }
+}
+
+/// That one line says `what` of a suite with this script, `append` being on the kernel's
+/// command line.
+fn suite_says(script: &str, append: &str, what: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.sh");
-    fs::write(&path, "#: about = \"x\"\n#: part = []\n").unwrap();
-    let suite = path.to_str().unwrap();
-    says(
-        &["run", "skylake", "--suite", suite],
+    fs::write(&path, script).unwrap();
+    let arguments = ["run", "skylake", "--suite", path.to_str().unwrap()];
+    says(&[&arguments[..], &["--append", append]].concat(), what);
+}
+
+#[test]
+fn a_wrong_head_of_a_suite() {
+    suite_says(
+        "#: about = \"x\"\n#: part = []\n",
+        "",
         "unknown field `part`",
     );
 }
 
 #[test]
-fn modules_of_no_kernel() {
-    let arguments = ["boot", "skylake", "--modules", "/tmp"];
-    says(&arguments, "--modules goes with --kernel");
+#[ignore = "boots machines; lab check has it run"]
+fn a_kernel_that_comes_to_no_init() {
+    let script = "#: about = \"x\"\n#: seconds = 6\n";
+    for (append, what) in [
+        (
+            "rdinit=/nosuch init=/nosuch",
+            "the host's kernel panicked; nothing came from its userland, and the console's \
+             last line is: [",
+        ),
+        (
+            // Then the kernel starts a shell, which waits for somebody to type.
+            "rdinit=/nosuch",
+            "not done in 6 s of CPU time; nothing came from its userland, and the console's \
+             last line is: ",
+        ),
+    ] {
+        suite_says(script, append, what);
+    }
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn a_suite_that_hangs() {
+    let script = "#: about = \"x\"\n#: seconds = 6\nok a\nwhile :; do :; done\n";
+    suite_says(script, "", "FAILED  not done in 6 s of CPU time");
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn noise_on_serial_ports() {
+    let head = "#: about = \"x\"\nnoise() { head -c 3000 /dev/urandom; }\n";
+    // A fault of the kernel is found in it.
+    let script = format!(
+        "{head}ok a; noise >/dev/ttyS0\n\
+         printf '\\n<0>BUG: bad page\\n' >/dev/kmsg; noise >/dev/ttyS0\n"
+    );
+    suite_says(&script, "", "FAILED  kernel fault: host: ");
+    // A result that is part of it is missed.
+    suite_says(
+        &format!("{head}ok a; noise; ok b\n"),
+        "",
+        "FAILED  2 tests planned, 1 ran",
+    );
 }
