@@ -25,8 +25,12 @@ struct bx_pmu_t {
   bool powered;
   // what the model knows of the privilege level
   bool user;
-  // a branch was taken since the last look
+  // RFLAGS.TF steps over the instruction that executes
+  bool stepping;
+  // it is a branch that was taken
   bool branched;
+  // VM entry is about to deliver an event
+  bool injecting;
   // loads and stores take the way where the model sees them
   bool memory;
   // icount from which on each trace begins in the loop: near the deadline, or
@@ -91,7 +95,7 @@ void bx_pmu_open_door(void);
 #define BX_INSTR_NEAR_OVERFLOW() \
   BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount + BX_MAX_TRACE_LENGTH >= BX_CPU_THIS_PTR pmu.watch.deadline)
 
-/* the same between traces, by one comparison; also while fetches are watched */
+/* between traces: a counter is about to overflow, or fetches are watched */
 #define BX_INSTR_ATTENTION() \
   BX_PMU_UNLIKELY(BX_CPU_THIS_PTR icount >= BX_CPU_THIS_PTR pmu.attention)
 

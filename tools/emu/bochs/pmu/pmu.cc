@@ -195,14 +195,18 @@ void BX_CPU_C::pmu_event(bx_address from)
 void BX_CPU_C::pmu_debug_exception(void)
 {
   emu_debug_exception(BX_CPU_THIS_PTR pmu.model);
+  pmu_deliver();
 }
 
-// whether a single step is to be reported after the last instruction
-bool BX_CPU_C::pmu_stepped(void)
+// the instruction that was to be stepped over is done: is there a trap?
+void BX_CPU_C::pmu_end_step(void)
 {
-  bool branched = BX_CPU_THIS_PTR pmu.branched;
-  BX_CPU_THIS_PTR pmu.branched = false;
-  return branched || ! BX_CPU_THIS_PTR pmu.watch.step_branches;
+  if (! BX_CPU_THIS_PTR pmu.stepping)
+    return;
+
+  BX_CPU_THIS_PTR pmu.stepping = false;
+  if (BX_CPU_THIS_PTR pmu.watch.step_branches && ! BX_CPU_THIS_PTR pmu.branched)
+    BX_CPU_THIS_PTR debug_trap &= ~BX_DEBUG_SINGLE_STEP_BIT;
 }
 
 // the instruction that executes, if any, has loaded or stored
@@ -337,9 +341,11 @@ void BX_CPU_C::xrstor_init_lbr_state(void)
 
 #if BX_SUPPORT_VMX
 
-// VM entry is certain now: the host's counters end with the instruction
+// VM entry is certain now: the host's counters end with the instruction, and a trap
+// that is pending then is the guest's
 void BX_CPU_C::pmu_vmenter(void)
 {
+  BX_CPU_THIS_PTR pmu.stepping = false;
   emu_advance(BX_CPU_THIS_PTR pmu.model, pmu_retired());
   pmu_deliver();
   pmu_count_vmenter();

@@ -18,7 +18,7 @@ const JUMP: u8 = 0x0a;
 const VECTOR: usize = 0x467;
 /// Where the way back is put; nobody uses this memory.
 const BACK: usize = 0x7000;
-/// The reset control register of the PIIX3: how, and do it.
+/// The reset control register of the PIIX3: bit 1 is [`Reset`], bit 2 starts it.
 const RESET: u16 = 0xcf9;
 
 extern "C" {
@@ -52,12 +52,12 @@ global_asm!(
     "jmp start",
     ".code64",
     ".balign 8",
-    // Flat code and data of 32 bits.
+    // Flat code and data of 32 bits, below 16 MiB, as LGDT of 16 bits wants.
     "life_descriptors: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff",
     ".popsection",
 );
 
-/// How a life ends and another one begins.
+/// How a life ends and another one begins; values of [`RESET`].
 #[derive(Clone, Copy)]
 pub enum Reset {
     /// INIT#.

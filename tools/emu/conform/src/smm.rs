@@ -11,7 +11,7 @@ use crate::cpu::{out32, out8};
 /// SMBASE as the firmware leaves it, and where a handler begins.
 const HANDLER: usize = 0xa_0000 + 0x8000;
 /// What a handler can read at most.
-const READS: usize = 4;
+const READS: usize = 2;
 
 /// A register to read, and what was read.
 #[derive(Clone, Copy, Default)]
@@ -44,7 +44,7 @@ global_asm!(
     ".pushsection .data",
     ".balign 8",
     ".globl smm_shared",
-    "smm_shared: .zero 16 + 4 * 16",
+    "smm_shared: .zero 16 + {reads} * 16",
     // Copied to SMRAM: 16-bit code, flat data segments.
     ".globl smm_handler, smm_handler_end, smm_jump",
     ".code16",
@@ -74,6 +74,7 @@ global_asm!(
     "smm_handler_end:",
     ".code64",
     ".popsection",
+    reads = const READS,
 );
 
 /// Puts the handler into SMRAM, in the place of the firmware's.
@@ -98,6 +99,7 @@ pub fn init() {
 /// Has an SMI handled that reads the registers `reads` and then writes `write`, a register
 /// and its value.  Gives what it read.
 pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> [u64; N] {
+    const { assert!(N <= READS) };
     let shared = &raw mut smm_shared;
     let (index, value) = write.unwrap_or((0, 0));
     let mut registers = [Register::default(); READS];

@@ -22,6 +22,8 @@ const USE_MSR_BITMAPS: u32 = 1 << 28;
 /// VM-exit control: the guest's IA32_DEBUGCTL and DR7 are saved.
 pub const SAVE_DEBUG_CONTROLS: u32 = 1 << 2;
 const HOST_64_BIT: u32 = 1 << 9;
+/// Processor-based control: a VM exit after the first instruction.
+pub const MONITOR_TRAP: u32 = 1 << 27;
 /// VM-exit control: the host's IA32_PERF_GLOBAL_CTRL is loaded.
 pub const EXIT_LOAD_GLOBAL_CTRL: u32 = 1 << 12;
 /// VM-exit control: the guest's IA32_PERF_GLOBAL_CTRL is saved.
@@ -55,6 +57,7 @@ pub mod field {
     pub const EXIT_INTERRUPTION: u64 = 0x4404;
     pub const EXIT_QUALIFICATION: u64 = 0x6400;
     pub const GUEST_RFLAGS: u64 = 0x6820;
+    pub const GUEST_PENDING_DEBUG: u64 = 0x6822;
 }
 
 /// An entry of an MSR load or store area.

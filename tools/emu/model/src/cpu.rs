@@ -36,6 +36,15 @@ pub enum Reset {
     Init,
 }
 
+impl Reset {
+    /// The reset of this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::PowerUp, Self::Warm, Self::Init]
+            .get(usize::from(number))
+            .copied()
+    }
+}
+
 /// An access to memory, by its physical address.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -113,7 +122,11 @@ impl LogicalCpu {
         self.advance(now);
         if kind != Reset::Init {
             self.pmu.reset(now);
-            self.lbr.reset(kind);
+            if kind == Reset::PowerUp {
+                self.lbr.reset();
+            } else {
+                self.lbr.warm_reset();
+            }
             self.caches.flush_all();
             self.feedback.reset(now);
             self.misc_enable = MISC_ENABLE;

@@ -73,8 +73,8 @@ impl Handle {
         watch.interrupt |= interrupt;
     }
 
-    /// Publishes after an overflow, which alone changes anything at what happens often.
-    /// Whether it did.
+    /// Publishes if a counter overflowed, and gives that; nothing else that happens at
+    /// branches and accesses changes the watch.
     fn publish_overflow(&mut self, overflow: bool) -> bool {
         if overflow {
             self.publish();
@@ -212,13 +212,10 @@ pub unsafe extern "C" fn emu_cpu_new(
 pub unsafe extern "C" fn emu_reset(cpu: *mut Handle, kind: u8, now: Now) {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
-    let kind = match kind {
-        0 => Reset::PowerUp,
-        1 => Reset::Warm,
-        _ => Reset::Init,
-    };
-    handle.cpu.reset(kind, now);
-    handle.publish();
+    if let Some(kind) = Reset::from_number(kind) {
+        handle.cpu.reset(kind, now);
+        handle.publish();
+    }
 }
 
 /// See the header.

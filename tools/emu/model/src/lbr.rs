@@ -4,7 +4,6 @@
 //! Branch Records").
 
 use crate::branch::Taken;
-use crate::cpu::Reset;
 use crate::debugctl;
 use crate::machine;
 use crate::msr::Result;
@@ -89,11 +88,18 @@ impl Lbr {
         }
     }
 
-    /// Power-up or RESET#.  Architectural records survive the latter.
-    pub fn reset(&mut self, kind: Reset) {
+    /// Power-up.
+    pub fn reset(&mut self) {
         match self {
             Self::Legacy(lbr) => lbr.reset(),
-            Self::Architectural(lbr) if kind == Reset::PowerUp => lbr.reset(),
+            Self::Architectural(lbr) => lbr.reset(),
+        }
+    }
+
+    /// RESET#, which architectural records survive.
+    pub fn warm_reset(&mut self) {
+        match self {
+            Self::Legacy(lbr) => lbr.reset(),
             Self::Architectural(lbr) => lbr.warm_reset(),
         }
     }

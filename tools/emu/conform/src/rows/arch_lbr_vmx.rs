@@ -2,7 +2,10 @@
 //! SDM vol. 3, "VM Entries", "VM Exits", "VMX Capability Reporting Facility": what they
 //! do to the architectural last branch records.
 
-use super::vmx::{ends, exits, injection, EXCEPTION_OR_NMI, INVALID_GUEST_STATE, NONE, VMCALL};
+use super::vmx::{
+    ends, exits, injection, DEBUG_EXCEPTION, EXCEPTION_OR_NMI, EXTERNAL_INTERRUPT,
+    INVALID_GUEST_STATE, NONE, VMCALL,
+};
 use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
@@ -172,7 +175,12 @@ fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("an interrupt that VM entry injects is recorded from the guest's RIP to its handler"),
-        || injection(facts, BOTH, field::GUEST_LBR_CTL, on)
+        || injection(facts, BOTH, (field::GUEST_LBR_CTL, on), EXTERNAL_INTERRUPT)
+    );
+    row!(
+        report,
+        ("a #DB that VM entry injects is recorded and leaves IA32_LBR_CTL.LBREn set"),
+        || injection(facts, BOTH, (field::GUEST_LBR_CTL, on), DEBUG_EXCEPTION)
     );
     row!(
         report,

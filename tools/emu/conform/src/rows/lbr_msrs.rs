@@ -66,9 +66,12 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             0xffff_7fff_ffff_ffff,
             1 << 48,
             1 << 60,
+            // Of flags of TSX, which no machine has, these are sign extension.
+            1 << 61,
+            1 << 62,
             1 << 63,
         ] {
-            // With flags in FROM its top three bits are no part of the address.
+            // With flags in FROM its top bit is no part of the address.
             if first == FROM && !facts.has_info() && address == 1 << 63 {
                 row!(report, ("{name}: MISPRED can be set"), || keeps(
                     first, address

@@ -511,7 +511,11 @@ fn freeze(report: &mut Report, facts: &Facts) {
         || {
             let found = global(0, true);
             same("IA32_PERF_GLOBAL_STATUS", status(), 1)?;
-            same("IA32_PERF_GLOBAL_CTRL", found, facts.global())
+            same("IA32_PERF_GLOBAL_CTRL", found, facts.global())?;
+            if counter.read() == 0 {
+                fail!("nothing counted behind the overflow");
+            }
+            Ok(())
         }
     );
 }

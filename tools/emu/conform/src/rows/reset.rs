@@ -47,25 +47,33 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     }
 }
 
-/// Whether a register has its value after INIT, after RESET.
-type Kept = [bool; 2];
-
-/// Registers, and what a life leaves in them.
-fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, Kept)> {
+/// Registers, what a life leaves in them, and what they are after RESET; INIT leaves
+/// model-specific registers alone.
+fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, u64)> {
+    let general = (1 << facts.general) - 1;
     let pmu = [
-        ("IA32_PERFEVTSEL0", msr::IA32_PERFEVTSEL0, 0x3_00c0),
-        ("IA32_PMC0", msr::IA32_PMC0, 0x1234),
-        ("IA32_FIXED_CTR0", msr::IA32_FIXED_CTR0, 0x5678),
-        ("IA32_FIXED_CTR_CTRL", msr::IA32_FIXED_CTR_CTRL, 0x3),
+        ("IA32_PERFEVTSEL0", msr::IA32_PERFEVTSEL0, 0x3_00c0, 0),
+        ("IA32_PMC0", msr::IA32_PMC0, 0x1234, 0),
+        ("IA32_FIXED_CTR0", msr::IA32_FIXED_CTR0, 0x5678, 0),
+        ("IA32_FIXED_CTR_CTRL", msr::IA32_FIXED_CTR_CTRL, 0x3, 0),
+        (
+            "IA32_PERF_GLOBAL_CTRL",
+            msr::IA32_PERF_GLOBAL_CTRL,
+            2,
+            general,
+        ),
     ];
+    // "Last Branch Records": a warm reset preserves them all.
     let lbr = if facts.is_architectural() {
         [
             ("IA32_LBR_DEPTH", msr::IA32_LBR_DEPTH, 8),
             ("IA32_LBR_0_FROM_IP", msr::IA32_LBR_0_FROM_IP, 0x1111),
             ("IA32_LBR_7_TO_IP", msr::IA32_LBR_0_TO_IP + 7, 0x2222),
             ("IA32_LBR_3_INFO", msr::IA32_LBR_0_INFO + 3, 0x33),
+            ("IA32_LER_FROM_IP", msr::MSR_LER_FROM_LIP, 0x4444),
         ]
     } else {
+        let last = facts.depth - 1;
         [
             ("MSR_LBR_SELECT", msr::MSR_LBR_SELECT, 0x1),
             ("MSR_LASTBRANCH_TOS", msr::MSR_LASTBRANCH_TOS, 5),
@@ -79,59 +87,59 @@ fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, Kept)> {
                 msr::MSR_LASTBRANCH_0_TO_IP + 7,
                 0x2222,
             ),
+            (
+                "the last MSR_LASTBRANCH_x_TO_IP",
+                msr::MSR_LASTBRANCH_0_TO_IP + last,
+                0x3333,
+            ),
         ]
     };
-    let survives = [true, facts.is_architectural()];
-    let pmu = pmu.map(|(name, index, value)| (name, index, value, [true, false]));
-    let lbr = lbr.map(|(name, index, value)| (name, index, value, survives));
+    let survives = facts.is_architectural();
+    let lbr =
+        lbr.map(|(name, index, value)| (name, index, value, if survives { value } else { 0 }));
     pmu.into_iter().chain(lbr)
 }
 
-/// Leaves a value in each register; nothing counts, and recording is on.
+/// Leaves a value in each register; nothing counts, and recording is on, but of no branch.
 pub fn leave(facts: &Facts) {
     pmu::reset(facts);
     lbr::reset(facts, 0);
-    wrmsr(msr::IA32_PERF_GLOBAL_CTRL, 0);
     for (_, index, value, _) in left(facts) {
         wrmsr(index, value);
     }
-    // No branch passes these filters.
+    // The filters of the others are in MSR_LBR_SELECT.
     let (register, on) = lbr::switch(facts, lbr::CPL_EQ_0 | lbr::CPL_NEQ_0);
     wrmsr(register, on);
 }
 
-fn after(report: &mut Report, facts: &Facts, what: &str, which: usize) {
-    let switch = lbr::switch(facts, 0).0;
+fn stopped(report: &mut Report, facts: &Facts, what: &str) {
+    let (register, on) = lbr::switch(facts, lbr::CPL_EQ_0 | lbr::CPL_NEQ_0);
     let name = lbr::switch_name(facts);
+    // IA32_LBR_CTL keeps its other bits.
+    let expected = if facts.is_architectural() { on & !1 } else { 0 };
     row!(report, ("{name} is 0 after {what}"), || {
-        same(name, rdmsr(switch) & 1, 0)
+        same("the register", rdmsr(register), expected)
     });
-    for (name, index, value, kept) in left(facts) {
-        let (verb, expected) = if kept[which] {
-            ("keeps its value", value)
-        } else {
-            ("is 0", 0)
-        };
-        row!(report, ("{name} {verb} after {what}"), || {
-            same(name, rdmsr(index), expected)
+}
+
+/// What is there after INIT.
+pub fn after_init(report: &mut Report, facts: &Facts) {
+    stopped(report, facts, "INIT");
+    for (name, index, value, _) in left(facts) {
+        row!(report, ("{name} keeps its value after INIT"), || {
+            same(name, rdmsr(index), value)
         });
     }
 }
 
-/// INIT leaves model-specific registers alone.
-pub fn after_init(report: &mut Report, facts: &Facts) {
-    after(report, facts, "INIT", 0);
-}
-
-/// RESET clears counters, but keeps architectural records ("Last Branch Records").
+/// What is there after RESET.
 pub fn after_reset(report: &mut Report, facts: &Facts) {
-    after(report, facts, "RESET", 1);
-    let general = (1 << facts.general) - 1;
-    row!(
-        report,
-        ("IA32_PERF_GLOBAL_CTRL enables the general counters after RESET"),
-        || same("value", rdmsr(msr::IA32_PERF_GLOBAL_CTRL), general)
-    );
+    stopped(report, facts, "RESET");
+    for (name, index, _, value) in left(facts) {
+        row!(report, ("{name} is {value:#x} after RESET"), || {
+            same(name, rdmsr(index), value)
+        });
+    }
     row!(report, ("IA32_DEBUGCTL is 0 after RESET"), || {
         same("IA32_DEBUGCTL", rdmsr(msr::IA32_DEBUGCTL), 0)
     });

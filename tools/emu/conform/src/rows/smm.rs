@@ -68,7 +68,8 @@ fn registers(report: &mut Report, debugctl: impl Fn(u64), switches: u64) {
         || {
             debugctl(FREEZE);
             wrmsr(IA32_PERF_GLOBAL_CTRL, 1 | 1 << 32);
-            let [found] = smm::interrupt([IA32_PERF_GLOBAL_CTRL], None);
+            let write = Some((IA32_PERF_GLOBAL_CTRL, 2));
+            let [found] = smm::interrupt([IA32_PERF_GLOBAL_CTRL], write);
             same("in SMM", found, 0)?;
             same("behind RSM", rdmsr(IA32_PERF_GLOBAL_CTRL), 1 | 1 << 32)
         }
@@ -81,7 +82,17 @@ fn registers(report: &mut Report, debugctl: impl Fn(u64), switches: u64) {
             wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
             let found = smm::interrupt([IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL], None);
             same("IA32_DEBUGCTL in SMM", found[0], BTF | switches)?;
-            same("IA32_PERF_GLOBAL_CTRL in SMM", found[1], 1)
+            same("IA32_PERF_GLOBAL_CTRL in SMM", found[1], 1)?;
+            same(
+                "IA32_DEBUGCTL behind RSM",
+                rdmsr(IA32_DEBUGCTL),
+                BTF | switches,
+            )?;
+            same(
+                "IA32_PERF_GLOBAL_CTRL behind RSM",
+                rdmsr(IA32_PERF_GLOBAL_CTRL),
+                1,
+            )
         }
     );
     row!(

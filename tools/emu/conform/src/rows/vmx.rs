@@ -9,15 +9,20 @@ use crate::facts::Facts;
 use crate::lbr::{self, BTF, FREEZE_LBRS_ON_PMI, LBR};
 use crate::msr::{self, IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, EN, INSTRUCTIONS, INT, OS};
-use crate::report::{fail, row, same, Report, Verdict};
+use crate::report::{fail, row, same, Failure, Report, Verdict};
 use crate::traps;
 use crate::vmx::{self, field, guest, Controls, End};
 
 /// VM-entry interruption information: valid, external interrupt.
-const EXTERNAL_INTERRUPT: u64 = 1 << 31;
+pub(super) const EXTERNAL_INTERRUPT: u64 = 1 << 31 | traps::LOCAL as u64;
+/// VM-entry interruption information: valid, hardware exception, #DB.
+pub(super) const DEBUG_EXCEPTION: u64 = 1 << 31 | 3 << 8 | 1;
 // Basic exit reasons.
 pub(super) const EXCEPTION_OR_NMI: u64 = 0;
 pub(super) const VMCALL: u64 = 18;
+const MONITOR_TRAP_FLAG: u64 = 37;
+/// Pending debug exceptions, exit qualification: a single step.
+const BS: u64 = 1 << 14;
 pub(super) const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
 /// VM-instruction error: VM entry with invalid host-state fields.
 const INVALID_HOST_STATE: u64 = 8;
@@ -96,11 +101,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             vmx::EXIT_LOAD_GLOBAL_CTRL,
         ),
         (
-            "exit control \"save IA32_PERF_GLOBAL_CTRL\"",
-            exit,
-            vmx::SAVE_GLOBAL_CTRL,
-        ),
-        (
             "entry control \"load debug controls\"",
             entry,
             vmx::LOAD_DEBUG_CONTROLS,
@@ -117,6 +117,18 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             1
         ));
     }
+    // CPUs before those with architectural records do not have it.
+    let saves = facts.is_architectural();
+    let verb = if saves { "is" } else { "is not" };
+    row!(
+        report,
+        ("VM-exit control \"save IA32_PERF_GLOBAL_CTRL\" {verb} allowed"),
+        || same(
+            "allowed",
+            u64::from(exit & vmx::SAVE_GLOBAL_CTRL != 0),
+            u64::from(saves)
+        )
+    );
     debugctl(report);
     if !facts.is_architectural() {
         records(report, facts);
@@ -154,6 +166,38 @@ fn debugctl(report: &mut Report) {
             }
         );
     }
+    // One instruction, no branch, is stepped over, and a VM exit comes before the trap.
+    let step = |debugctl| -> Result<u64, Failure> {
+        let processor = vmx::MONITOR_TRAP;
+        vmx::prepare(guest::nops_10, Controls { processor, ..DEBUG });
+        vmx::write(field::GUEST_DEBUGCTL, debugctl);
+        vmx::write(field::GUEST_RFLAGS, 0x102);
+        exits(MONITOR_TRAP_FLAG)?;
+        Ok(vmx::read(field::GUEST_PENDING_DEBUG) & BS)
+    };
+    row!(
+        report,
+        ("a VM exit saves a single step (BS) as pending"),
+        || { same("BS", step(0)?, BS) }
+    );
+    row!(
+        report,
+        ("a VM exit saves no single step with BTF and without a branch"),
+        || { same("BS", step(BTF)?, 0) }
+    );
+    row!(
+        report,
+        ("a single step (BS) that is pending at VM entry traps, whatever BTF says"),
+        || {
+            step(BTF)?;
+            vmx::prepare(guest::nops_10, DEBUG);
+            vmx::write(field::GUEST_DEBUGCTL, BTF);
+            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
+            vmx::write(field::GUEST_PENDING_DEBUG, BS);
+            exits(EXCEPTION_OR_NMI)?;
+            same("BS", vmx::read(field::EXIT_QUALIFICATION) & BS, BS)
+        }
+    );
     row!(
         report,
         ("without load debug controls the guest keeps IA32_DEBUGCTL"),
@@ -230,32 +274,44 @@ fn debugctl(report: &mut Report) {
     );
 }
 
-/// A VM entry with `controls` and `value` in `field` injects an interrupt; its
-/// delivery is recorded.
-pub(super) fn injection(facts: &Facts, controls: Controls, field: u64, value: u64) -> Verdict {
+/// A VM entry with `controls` and `value` in `field` injects `event`; its delivery is
+/// recorded, and the field is as before.
+pub(super) fn injection(
+    facts: &Facts,
+    controls: Controls,
+    (field, value): (u64, u64),
+    event: u64,
+) -> Verdict {
+    let vector = event as u8 as usize;
     let code = guest::nops_10 as unsafe extern "C" fn();
     let handler = guest::exit as unsafe extern "C" fn();
     lbr::reset(facts, 0);
     vmx::prepare(code, controls);
     vmx::write(field, value);
-    vmx::write(
-        field::ENTRY_INTERRUPTION,
-        EXTERNAL_INTERRUPT | traps::LOCAL as u64,
-    );
+    vmx::write(field::ENTRY_INTERRUPTION, event);
     vmx::write(field::GUEST_RFLAGS, 0x202);
-    traps::handle(traps::LOCAL, handler as usize as u64);
+    traps::handle(vector, handler as usize as u64);
     let end = vmx::enter();
-    traps::restore(traps::LOCAL);
+    traps::restore(vector);
     ends(end, End::Exit(VMCALL))?;
     newest(facts, (code as usize as u64, handler as usize as u64))?;
-    same("FROM of the one before", lbr::record(facts, 1).0, 0)
+    same("FROM of the one before", lbr::record(facts, 1).0, 0)?;
+    same("the guest's field", vmx::read(field), value)
 }
 
 fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("an interrupt that VM entry injects is recorded from the guest's RIP to its handler"),
-        || injection(facts, DEBUG, field::GUEST_DEBUGCTL, LBR)
+        || {
+            let on = (field::GUEST_DEBUGCTL, LBR);
+            injection(facts, DEBUG, on, EXTERNAL_INTERRUPT)
+        }
+    );
+    row!(
+        report,
+        ("a #DB that VM entry injects is recorded and leaves IA32_DEBUGCTL.LBR set"),
+        || injection(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR), DEBUG_EXCEPTION)
     );
     row!(
         report,
@@ -408,6 +464,9 @@ fn global_ctrl(report: &mut Report, facts: &Facts) {
             1,
         ),
     ] {
+        if exit != 0 && !facts.is_architectural() {
+            continue;
+        }
         row!(report, ("{rule}"), || {
             pmu::reset(facts);
             wrmsr(IA32_PERF_GLOBAL_CTRL, 2);

@@ -431,7 +431,7 @@ fn an_smi_clears_switches_and_rsm_restores_them() {
     // A reset forgets.
     set(&mut cpu, IA32_DEBUGCTL, before);
     cpu.smm(true, at(5));
-    cpu.reset(Reset::Init, at(6));
+    cpu.reset(Reset::Warm, at(6));
     cpu.smm(false, at(7));
     assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
 }
