@@ -94,6 +94,7 @@ rpm: setup-packages ## source and binary RPMs of the module
 	@scripts/package/rpm/build "$(FLAVOUR)"
 
 check-packages: lab setup-packages ## install the packages in a Debian image, boot and purge them
+	@scripts/package/check-install suites
 	@scripts/package/check-install
 	@scripts/package/check-dkms
 	@scripts/package/check-space
