@@ -9,7 +9,7 @@ FLAVOUR ?= lab
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
 	lab shell demo conform check check-full mutants kvm-selftests lint bindings \
-	setup-packages deb dist rpm check-packages htmldocs clean
+	setup-packages deb dist rpm check-packages check-release htmldocs clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -100,6 +100,12 @@ check-packages: lab setup-packages ## install the packages in a Debian image, bo
 	@scripts/package/check-space
 	@scripts/package/check-sbom
 	@scripts/package/check
+
+check-release: setup-packages ## what a release needs beside: RPMs, exports, tarballs, twice the same; hours
+	@scripts/package/rpm/check
+	@scripts/kernel/check-export
+	@scripts/package/check-dist
+	@scripts/package/check-reproducible
 
 htmldocs: setup-packages ## the documentation as HTML
 	@scripts/docs
