@@ -49,19 +49,24 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             same("count", counted, 2)
         }
     );
+    // How many interrupts, where the last came, and what was counted behind it.
+    let overflow = |before: u64| {
+        pmu::reset(facts);
+        wrmsr(msr::IA32_PERFEVTSEL0, 0x81d0 | USR | OS | EN | INT);
+        Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
+        apic::set_performance_entry(apic::NMI);
+        traps::count(traps::NMI);
+        accesses::loads_10.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
+        let (number, at) = traps::interrupts();
+        let left = Counter::General(0).read();
+        pmu::reset(facts);
+        (number, at, left)
+    };
     row!(
         report,
         ("MEM_INST_RETIRED.ALL_LOADS: an interrupt at the 5th"),
         || {
-            pmu::reset(facts);
-            wrmsr(msr::IA32_PERFEVTSEL0, 0x81d0 | USR | OS | EN | INT);
-            Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(5));
-            apic::set_performance_entry(apic::NMI);
-            traps::count(traps::NMI);
-            accesses::loads_10.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
-            let number = traps::interrupts().0;
-            let left = Counter::General(0).read();
-            pmu::reset(facts);
+            let (number, _, left) = overflow(5);
             same("interrupts", number, 1)?;
             // Its handler loads as well.
             if left < 5 {
@@ -69,6 +74,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             }
             Ok(())
         }
+    );
+    row!(
+        report,
+        ("MEM_INST_RETIRED.ALL_LOADS: the 10th interrupts 5 loads behind the 5th"),
+        || same("RIP", overflow(10).1, overflow(5).1 + 5 * 5) // of 5 bytes
     );
     last_level(report, facts);
 }
