@@ -81,6 +81,20 @@ impl Scenario {
         result
     }
 
+    /// FROM and TO of its first branch; 0 if it has none.
+    pub fn first(&self) -> (u64, u64) {
+        Self::ends(self.branches().next())
+    }
+
+    /// FROM and TO of its last branch; 0 if it has none.
+    pub fn last(&self) -> (u64, u64) {
+        Self::ends(self.branches().next_back())
+    }
+
+    fn ends(branch: Option<Branch>) -> (u64, u64) {
+        branch.map_or((0, 0), |branch| (branch.from, branch.to))
+    }
+
     /// Its branches, in order.
     pub fn branches(&self) -> impl DoubleEndedIterator<Item = Branch> + Clone + '_ {
         let addresses = self.addresses as *const [u64; 2];

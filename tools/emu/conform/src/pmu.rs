@@ -116,6 +116,19 @@ pub fn count(facts: &Facts, event: u64, scenario: &Scenario) -> u64 {
     count_on(facts, 0, event | USR | OS | EN, scenario)
 }
 
+/// Runs `scenario` with the first general counter at `before` of this event, at all
+/// privilege levels, to its overflow, which is an NMI.  Gives how many came, and where the
+/// last one did.
+pub fn overflow(facts: &Facts, event: u64, before: u64, scenario: &Scenario) -> (u64, u64) {
+    reset(facts);
+    wrmsr(msr::IA32_PERFEVTSEL0, event | USR | OS | EN | INT);
+    Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
+    apic::set_performance_entry(apic::NMI);
+    traps::count(traps::NMI);
+    scenario.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
+    traps::interrupts()
+}
+
 /// What fixed counter `n` counts with this field of IA32_FIXED_CTR_CTRL.
 pub fn count_fixed(facts: &Facts, n: u32, field: u64, scenario: &Scenario) -> u64 {
     reset(facts);

@@ -297,8 +297,7 @@ fn entries(report: &mut Report, facts: &Facts) {
                 for (index, value) in (first + 1..first + facts.depth).zip(0x100..) {
                     same(name, rdmsr(index), value)?;
                 }
-                let jump = branches::jmp_short.branches().next();
-                let (from, to) = jump.map_or((0, 0), |jump| (jump.from, jump.to));
+                let (from, to) = branches::jmp_short.first();
                 if n < 2 {
                     same(name, rdmsr(first), [from, to][n])?;
                 }

@@ -3,8 +3,8 @@
 //! do to the architectural last branch records.
 
 use super::vmx::{
-    ends, exits, injection, DEBUG_EXCEPTION, EXCEPTION_OR_NMI, EXTERNAL_INTERRUPT,
-    INVALID_GUEST_STATE, NONE, VMCALL,
+    ends, exits, injection, step_exits, DEBUG_EXCEPTION, EXTERNAL_INTERRUPT, INVALID_GUEST_STATE,
+    NONE, VMCALL,
 };
 use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
@@ -24,24 +24,30 @@ const BOTH: Controls = Controls {
 pub fn rows(report: &mut Report, facts: &Facts) {
     let (exit, entry) = vmx::allowed();
     let expected = u64::from(facts.is_architectural());
-    row!(
-        report,
-        ("VM-exit control \"clear IA32_LBR_CTL\": allowed {expected}"),
-        || same(
+    for (name, allowed, bit) in [
+        (
+            "exit control \"clear IA32_LBR_CTL\"",
+            exit,
+            vmx::CLEAR_LBR_CTL,
+        ),
+        (
+            "entry control \"load guest IA32_LBR_CTL\"",
+            entry,
+            vmx::LOAD_LBR_CTL,
+        ),
+        // It came with the same CPUs.
+        (
+            "exit control \"save IA32_PERF_GLOBAL_CTRL\"",
+            exit,
+            vmx::SAVE_GLOBAL_CTRL,
+        ),
+    ] {
+        row!(report, ("VM-{name}: allowed {expected}"), || same(
             "allowed",
-            u64::from(exit & vmx::CLEAR_LBR_CTL != 0),
+            u64::from(allowed & bit != 0),
             expected
-        )
-    );
-    row!(
-        report,
-        ("VM-entry control \"load guest IA32_LBR_CTL\": allowed {expected}"),
-        || same(
-            "allowed",
-            u64::from(entry & vmx::LOAD_LBR_CTL != 0),
-            expected
-        )
-    );
+        ));
+    }
     if !facts.is_architectural() {
         return;
     }
@@ -185,17 +191,7 @@ fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set"),
-        || {
-            lbr::reset(facts, 0);
-            vmx::prepare(guest::step, BOTH);
-            vmx::write(field::GUEST_LBR_CTL, on);
-            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
-            vmx::write(field::GUEST_RFLAGS, 0x102);
-            exits(EXCEPTION_OR_NMI)?;
-            same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
-            let found = vmx::read(field::GUEST_LBR_CTL);
-            same("guest IA32_LBR_CTL field", found, on)
-        }
+        || step_exits(facts, BOTH, (field::GUEST_LBR_CTL, on))
     );
     row!(
         report,

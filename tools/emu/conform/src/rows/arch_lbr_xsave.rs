@@ -3,15 +3,14 @@
 //! Records", "XSAVE Support for Last Branch Records".
 
 use super::{absent, keeps, refuses};
-use crate::apic;
 use crate::branches;
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, LBREN};
 use crate::msr::{self, IA32_LBR_CTL, IA32_LBR_DEPTH, IA32_XSS};
-use crate::pmu::{self, Counter, EN, INT, OS};
+use crate::pmu::{self, INSTRUCTIONS};
 use crate::report::{fail, row, same, Report, Verdict};
-use crate::traps::{self, GP};
+use crate::traps::GP;
 use crate::xsave::{self, xrstors, xsavec, xsaves, Area, COMPACTED, LBR, QUADWORDS};
 
 const MARK: u8 = 0xa5;
@@ -296,9 +295,8 @@ fn restore(report: &mut Report, facts: &Facts) {
             same("LBREn", rdmsr(IA32_LBR_CTL) & LBREN, LBREN)?;
             // Its first WRMSR changes nothing, its last one stops recording.
             lbr::run(facts, &branches::jmp_short, 0);
-            let jump = branches::jmp_short.branches().next();
             let newest = lbr::record(facts, 0);
-            same("newest FROM", newest.0, jump.map_or(0, |jump| jump.from))
+            same("newest FROM", newest.0, branches::jmp_short.first().0)
         }
     );
     row!(
@@ -357,17 +355,10 @@ fn restore(report: &mut Report, facts: &Facts) {
                 scenario.about
             ),
             || {
-                pmu::reset(facts);
-                wrmsr(msr::IA32_PERFEVTSEL0, pmu::INSTRUCTIONS | OS | EN | INT);
-                Counter::General(0).write(facts.counter_mask() + 1 - 3);
-                apic::set_performance_entry(apic::NMI);
-                traps::count(traps::NMI);
-                scenario.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
-                let (number, at) = traps::interrupts();
+                let (number, at) = pmu::overflow(facts, INSTRUCTIONS, 3, scenario);
                 pmu::reset(facts);
                 same("interrupts", number, 1)?;
-                let jump = scenario.branches().next();
-                same("RIP", at, jump.map_or(0, |jump| jump.from))
+                same("RIP", at, scenario.first().0)
             }
         );
     }

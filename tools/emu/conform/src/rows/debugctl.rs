@@ -16,10 +16,9 @@ use crate::traps;
 fn step(scenario: &Scenario) -> Verdict {
     traps::count(traps::LOCAL);
     scenario.run(IA32_DEBUGCTL, BTF);
-    let branch = scenario.branches().next_back();
     let (number, at) = traps::interrupts();
     same("#DB", number, 1)?;
-    same("RIP", at, branch.map_or(0, |branch| branch.to))
+    same("RIP", at, scenario.last().1)
 }
 
 pub fn rows(report: &mut Report, facts: &Facts) {
@@ -81,10 +80,9 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         || {
             traps::count(traps::LOCAL);
             branches::branch_step.run(IA32_DEBUGCTL, 0);
-            let branch = branches::branch_step.branches().next();
             let (number, at) = traps::interrupts();
             same("#DB", number, 1)?;
-            same("RIP", at, branch.map_or(0, |branch| branch.from - 2))
+            same("RIP", at, branches::branch_step.first().0 - 2)
         }
     );
     row!(
@@ -128,8 +126,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("an exception", &branches::jump_fault_jump),
         ("an interrupt", &branches::jump_interrupt),
     ] {
-        let first = scenario.branches().next();
-        let (from, to) = first.map_or((0, 0), |branch| (branch.from, branch.to));
+        let (from, to) = scenario.first();
         row!(
             report,
             ("MSR_LER_FROM_LIP: source of the last branch before {about}"),

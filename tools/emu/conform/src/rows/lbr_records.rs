@@ -102,8 +102,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
                 lbr::run(facts, &branches::call_relative, 0);
                 same("TOS", rdmsr(msr::MSR_LASTBRANCH_TOS), 0)?;
                 let newest = lbr::record(facts, 0);
-                let branch = branches::call_relative.branches().next_back();
-                let branch = branch.map_or((0, 0), |branch| (branch.from, branch.to));
+                let branch = branches::call_relative.last();
                 same("FROM", newest.0, branch.0)?;
                 same("TO", newest.1, branch.1)
             }

@@ -4,14 +4,11 @@
 //! rely; the architectural events of the last-level cache.
 
 use crate::accesses;
-use crate::apic;
 use crate::branches;
-use crate::cpu::wrmsr;
 use crate::facts::Facts;
 use crate::msr;
-use crate::pmu::{self, Counter, EN, INT, OS, USR};
+use crate::pmu::{self, Counter};
 use crate::report::{fail, row, same, Report};
-use crate::traps;
 
 pub fn rows(report: &mut Report, facts: &Facts) {
     let events = [
@@ -51,13 +48,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     );
     // How many interrupts, where the last came, and what was counted behind it.
     let overflow = |before: u64| {
-        pmu::reset(facts);
-        wrmsr(msr::IA32_PERFEVTSEL0, 0x81d0 | USR | OS | EN | INT);
-        Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
-        apic::set_performance_entry(apic::NMI);
-        traps::count(traps::NMI);
-        accesses::loads_10.run(msr::IA32_PERF_GLOBAL_CTRL, 1);
-        let (number, at) = traps::interrupts();
+        let (number, at) = pmu::overflow(facts, 0x81d0, before, &accesses::loads_10);
         let left = Counter::General(0).read();
         pmu::reset(facts);
         (number, at, left)

@@ -235,36 +235,23 @@ fn entry(report: &mut Report, facts: &Facts) {
     );
 }
 
-/// Where a scenario's first branch goes.
-fn first_to(scenario: &Scenario) -> u64 {
-    scenario.branches().next().map_or(0, |branch| branch.to)
-}
-
 fn branch_overflow(report: &mut Report, facts: &Facts) {
     let many = &branches::many;
-    let overflow_in = |scenario: &Scenario, before: u64| {
-        pmu::reset(facts);
-        wrmsr(msr::IA32_PERFEVTSEL0, BRANCHES | ALL | INT);
-        Counter::General(0).write((facts.counter_mask() + 1).wrapping_sub(before));
-        apic::set_performance_entry(apic::NMI);
-        traps::count(traps::NMI);
-        scenario.run(IA32_PERF_GLOBAL_CTRL, 1);
-    };
+    let overflow = |before, scenario| pmu::overflow(facts, BRANCHES, before, scenario);
     row!(
         report,
         ("event branch instructions retired: overflow at the 5th of them"),
         || {
-            overflow_in(many, 5);
-            same("interrupts", traps::interrupts().0, 1)?;
-            same("RIP", traps::interrupts().1, first_to(many))
+            let (number, at) = overflow(5, many);
+            same("interrupts", number, 1)?;
+            same("RIP", at, many.first().1)
         }
     );
     row!(
         report,
         ("event branch instructions retired: no overflow if one is missing"),
         || {
-            overflow_in(many, 42);
-            same("interrupts", traps::interrupts().0, 0)?;
+            same("interrupts", overflow(42, many).0, 0)?;
             same("IA32_PERF_GLOBAL_STATUS", status(), 0)
         }
     );
@@ -273,8 +260,7 @@ fn branch_overflow(report: &mut Report, facts: &Facts) {
         ("event branch instructions retired: interrupt right behind a jump"),
         || {
             let scenario = &branches::jumps_and_nops;
-            overflow_in(scenario, 1);
-            same("RIP", traps::interrupts().1, first_to(scenario))
+            same("RIP", overflow(1, scenario).1, scenario.first().1)
         }
     );
     row!(
@@ -282,13 +268,7 @@ fn branch_overflow(report: &mut Report, facts: &Facts) {
         ("event branch instructions retired: interrupt right behind one not taken"),
         || {
             let scenario = &branches::not_taken_and_jmp;
-            overflow_in(scenario, 1);
-            let jump = scenario.branches().next();
-            same(
-                "RIP",
-                traps::interrupts().1,
-                jump.map_or(0, |jump| jump.from),
-            )
+            same("RIP", overflow(1, scenario).1, scenario.first().0)
         }
     );
 }

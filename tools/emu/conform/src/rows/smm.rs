@@ -111,7 +111,7 @@ fn counting(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
         debugctl(freeze);
         wrmsr(msr::IA32_PERFEVTSEL0, INSTRUCTIONS | OS | EN);
         wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
-        // Some twenty instructions of the handler more than with none.
+        // The handler has more than twenty instructions.
         smm::interrupt([IA32_DEBUGCTL; 2], None);
         wrmsr(IA32_PERF_GLOBAL_CTRL, 0);
         let counted = Counter::General(0).read();
@@ -132,8 +132,7 @@ fn counting(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
 }
 
 fn recording(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
-    // What the newest records are, after an SMI with recording on and a jump.
-    let jump = branches::jmp_short.branches().next();
+    // Whether the jump of a handler is recorded, and one behind its RSM.
     let records = |freeze| {
         debugctl(freeze);
         lbr::start(facts, freeze);
@@ -141,7 +140,7 @@ fn recording(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
         lbr::run(facts, &branches::jmp_short, 0);
         let all = (0..facts.depth).map(|n| lbr::record(facts, n).0);
         let seen = |from| all.clone().any(|found| found == from);
-        (seen(smm::jump()), seen(jump.map_or(0, |jump| jump.from)))
+        (seen(smm::jump()), seen(branches::jmp_short.first().0))
     };
     let are = |found: (bool, bool), expected: (bool, bool)| -> Verdict {
         if found != expected {

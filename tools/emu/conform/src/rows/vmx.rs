@@ -117,18 +117,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             1
         ));
     }
-    // CPUs before those with architectural records do not have it.
-    let saves = facts.is_architectural();
-    let verb = if saves { "is" } else { "is not" };
-    row!(
-        report,
-        ("VM-exit control \"save IA32_PERF_GLOBAL_CTRL\" {verb} allowed"),
-        || same(
-            "allowed",
-            u64::from(exit & vmx::SAVE_GLOBAL_CTRL != 0),
-            u64::from(saves)
-        )
-    );
     debugctl(report);
     if !facts.is_architectural() {
         records(report, facts);
@@ -299,6 +287,19 @@ pub(super) fn injection(
     same("the guest's field", vmx::read(field), value)
 }
 
+/// A guest with `controls` and `value` in `field` is stepped; its #DB exits, and the field
+/// is as before.
+pub(super) fn step_exits(facts: &Facts, controls: Controls, (field, value): (u64, u64)) -> Verdict {
+    lbr::reset(facts, 0);
+    vmx::prepare(guest::step, controls);
+    vmx::write(field, value);
+    vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
+    vmx::write(field::GUEST_RFLAGS, 0x102);
+    exits(EXCEPTION_OR_NMI)?;
+    same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
+    same("the guest's field", vmx::read(field), value)
+}
+
 fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
@@ -316,20 +317,7 @@ fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
         ("a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set"),
-        || {
-            lbr::reset(facts, 0);
-            vmx::prepare(guest::step, DEBUG);
-            vmx::write(field::GUEST_DEBUGCTL, LBR);
-            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
-            vmx::write(field::GUEST_RFLAGS, 0x102);
-            exits(EXCEPTION_OR_NMI)?;
-            same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
-            same(
-                "guest IA32_DEBUGCTL field",
-                vmx::read(field::GUEST_DEBUGCTL),
-                LBR,
-            )
-        }
+        || step_exits(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR))
     );
     row!(
         report,
