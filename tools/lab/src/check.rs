@@ -3,74 +3,20 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::IsTerminal;
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::cargo;
 use crate::conform;
 use crate::emulator::COUNTERS;
 use crate::junit;
-use crate::ktap::{self, Report, Status, Sum, Test};
+use crate::ktap::{Status, Test};
+use crate::level;
 use crate::outcome::Outcome;
 use crate::places::Places;
-use crate::protocol::Transcript;
 use crate::run::{self, Options};
 use crate::suite::{self, Suite};
 use crate::table;
-
-/// Runs a program of the host level; `read` makes a report of its output.
-fn host_level(
-    places: &Places,
-    title: &str,
-    command: &mut Command,
-    read: fn(&[u8]) -> Report,
-) -> Result<Outcome> {
-    eprintln!("==> {title}");
-    let log = places.log(title)?;
-    let start = Instant::now();
-    let output = command
-        .current_dir(&places.top)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{} does not run", command.get_program().to_string_lossy()))?;
-    fs::write(log.join("output"), &output.stdout)?;
-    fs::write(log.join("messages"), &output.stderr)?;
-    let mut report = read(&output.stdout);
-    if !output.status.success() && !report.tests.iter().any(Test::failed) {
-        report
-            .problems
-            .push(format!("{title} ended with {}", output.status));
-        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
-        report.trailing = messages.lines().map(str::to_owned).collect();
-    }
-    Ok(Outcome {
-        title: format!("{title} (build machine)"),
-        report,
-        transcript: Transcript::default(),
-        allowed: Vec::new(),
-        time: start.elapsed(),
-        log,
-    })
-}
-
-/// An outcome for what could not be run at all.
-fn broken(title: String, error: &anyhow::Error, places: &Places) -> Outcome {
-    Outcome {
-        title,
-        report: Report {
-            problems: vec![format!("{error:#}")],
-            ..Report::default()
-        },
-        transcript: Transcript::default(),
-        allowed: Vec::new(),
-        time: Duration::ZERO,
-        log: places.logs(),
-    }
-}
 
 /// Compares the artifacts that a suite wants the same on all its kernels.
 fn compare_kernels(suite: &Suite, machine: &str, outcomes: &mut [Outcome]) {
@@ -152,7 +98,7 @@ pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str)
         .map(|kernel| {
             let run = if suite.twice { again } else { run::suite };
             run(places, options, suite, machine, kernel).unwrap_or_else(|error| {
-                broken(
+                level::broken(
                     format!("{} ({machine}, {kernel})", suite.name),
                     &error,
                     places,
@@ -167,7 +113,7 @@ pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str)
 /// Runs the conformance rows on one machine, and prints what came of them.
 pub fn conform(places: &Places, options: &Options, machine: &str) -> Outcome {
     let outcome = conform::conform(places, options, machine)
-        .unwrap_or_else(|error| broken(conform::title(machine), &error, places));
+        .unwrap_or_else(|error| level::broken(conform::title(machine), &error, places));
     options.print(&outcome.details());
     options.print(&outcome.summary());
     outcome
@@ -237,65 +183,6 @@ fn emulated_levels(places: &Places, options: &Options, full: bool) -> Result<Vec
     Ok(outcomes)
 }
 
-/// Programs of the build machine: lints, unit tests, what the lab says of machines that do not
-/// work, and packages, which are built, installed in a Debian userland and taken away again.
-fn host_levels(places: &Places, options: &Options) -> Vec<Outcome> {
-    let mut lint = Command::new(places.top.join("scripts/lint"));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(&cargo);
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
-    let mut machines = Command::new(cargo);
-    machines.args([
-        "test",
-        "--package=lab",
-        "--test=bad_input",
-        "--",
-        "--ignored",
-    ]);
-    let mut packages = Command::new(places.top.join("scripts/package/check-install"));
-    packages.arg("suites");
-    [
-        ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
-        ("unit tests", &mut tests, cargo::parse),
-        ("broken machines", &mut machines, cargo::parse),
-        ("packages", &mut packages, ktap::parse),
-    ]
-    .into_iter()
-    .map(|(title, command, read)| {
-        let outcome = host_level(places, title, command, read)
-            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
-        options.print(&outcome.details());
-        options.print(&outcome.summary());
-        outcome
-    })
-    .collect()
-}
-
-/// The programs of tools/testing/full, by name: each prints KTAP.
-fn full_levels(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
-    let folder = places.top.join("tools/testing/full");
-    let mut programs: Vec<_> = fs::read_dir(&folder)
-        .with_context(|| format!("{}", folder.display()))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .collect();
-    programs.sort();
-    let mut outcomes = Vec::new();
-    for program in programs {
-        let title = program.file_name().unwrap_or_default().to_string_lossy();
-        let mut command = Command::new(&program);
-        if std::io::stderr().is_terminal() {
-            // To see how far it is.
-            command.stderr(Stdio::inherit());
-        }
-        let outcome = host_level(places, &title, &mut command, ktap::parse)
-            .unwrap_or_else(|error| broken(title.into_owned(), &error, places));
-        options.print(&outcome.details());
-        options.print(&outcome.summary());
-        outcomes.push(outcome);
-    }
-    Ok(outcomes)
-}
-
 /// Runs all levels, with `full` also the long ones; prints one row for each suite and, as the last line, the sum.
 /// Gives whether all went well.
 ///
@@ -310,21 +197,16 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     // Beside each other, as what runs on the build machine leaves CPUs idle at times.
     let mut outcomes = Vec::new();
     let emulated = std::thread::scope(|scope| {
-        scope.spawn(|| outcomes = host_levels(places, options));
+        scope.spawn(|| outcomes = level::host(places, options));
         emulated_levels(places, options, full)
     });
     outcomes.extend(emulated?);
     if full {
         // Alone, as they measure time.
-        outcomes.extend(full_levels(places, options)?);
+        outcomes.extend(level::full(places, options)?);
     }
 
-    println!();
-    let mut sum = Sum::default();
-    for outcome in &outcomes {
-        println!("{}", outcome.summary());
-        sum += outcome.sum();
-    }
+    let sum = level::sum(&outcomes);
     let all: Vec<_> = outcomes.iter().collect();
     let path = places.logs().join("junit.xml");
     fs::write(&path, junit::write(&all)?).with_context(|| format!("writing {}", path.display()))?;
@@ -343,6 +225,9 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ktap::{Report, Sum};
+    use crate::protocol::Transcript;
+    use std::time::Duration;
 
     fn outcome(file: Option<&str>) -> Outcome {
         let files = file.map(|data| ("list".to_owned(), data.as_bytes().to_vec()));

@@ -250,11 +250,17 @@ pub enum Flow {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     fn script(path: &Path, text: &str) {
-        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        let source = path.with_extension("sh");
+        fs::write(&source, format!("#!/bin/sh\n{text}\n")).unwrap();
+        // What another test forks meanwhile may have what we write open for a moment, and such a
+        // file cannot be executed.
+        let status = Command::new("install")
+            .arg("-m755")
+            .args([&source, path])
+            .status();
+        assert!(status.unwrap().success());
     }
 
     /// Runs a shell script in the emulator's place.

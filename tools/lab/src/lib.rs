@@ -20,6 +20,7 @@ pub mod iso;
 pub mod junit;
 pub mod kept;
 pub mod ktap;
+pub mod level;
 pub mod mutants;
 pub mod outcome;
 pub mod places;

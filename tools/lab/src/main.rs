@@ -12,6 +12,7 @@ use lab::bench;
 use lab::check;
 use lab::conform;
 use lab::demo::{self, Provider};
+use lab::level;
 use lab::mutants;
 use lab::places::{Places, Products};
 use lab::run::{self, Options, Size};
@@ -102,6 +103,14 @@ enum Command {
         /// succeeded and another would be the same, and the programs in tools/testing/full
         #[arg(long)]
         full: bool,
+    },
+    /// Run programs that print KTAP, one after another; the last line is the sum
+    Levels {
+        /// Name of the table that is written, build/log/NAME.rst
+        name: String,
+        /// The programs, each as its path in the tree and its arguments
+        #[arg(required = true)]
+        programs: Vec<String>,
     },
     /// Compare the emulator's speed with that of the unpatched one
     BenchEmu {
@@ -236,6 +245,9 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
         Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),
+        Command::Levels { name, programs } => {
+            Ok(verdict(level::levels(&places, &options, &name, &programs)?))
+        }
         Command::BenchEmu {
             machine,
             runs,

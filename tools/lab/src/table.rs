@@ -175,14 +175,19 @@ pub fn levels(outcomes: &[Outcome]) -> Result<String> {
     Ok(page)
 }
 
+/// The day and the commit as a heading.
+pub(crate) fn title(places: &Places) -> Result<String> {
+    let title = format!("{}, commit {}", kept::today()?, kept::commit(&places.top));
+    Ok(format!("{title}\n{}\n\n", "=".repeat(title.len())))
+}
+
 /// The page: results of `suites` as the last run on each machine left them.
 ///
 /// # Errors
 ///
 /// If a suite has no results.
 pub fn page(places: &Places, suites: &[String]) -> Result<String> {
-    let title = format!("{}, commit {}", kept::today()?, kept::commit(&places.top));
-    let mut page = format!("{title}\n{}\n\n", "=".repeat(title.len()));
+    let mut page = title(places)?;
     for suite in suites {
         let folder = places.logs().join(suite);
         let mut results = Results::default();

@@ -44,6 +44,23 @@ fn an_unknown_suite() {
 }
 
 #[test]
+fn programs_of_which_one_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        format!("/bin/sh {}", path.display())
+    };
+    let good = program("good", "echo 'ok 1 a'; echo 'ok 2 b'; echo 1..2");
+    let bad = program("bad", "echo 'ok 1 c'; echo 1..1; exit 7");
+    let none = "scripts/nosuch";
+    let arguments = ["levels", "t", &good, &bad, none];
+    says(&arguments, "ended with exit status: 7");
+    says(&arguments, "scripts/nosuch does not run: No such file");
+    says(&arguments, "3 passed, 2 failed, 0 skipped");
+}
+
+#[test]
 fn a_wrong_key_in_a_machine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.toml");

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Test levels that are programs of the build machine.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cargo;
+use crate::ktap::{self, Report, Sum, Test};
+use crate::outcome::Outcome;
+use crate::places::Places;
+use crate::protocol::Transcript;
+use crate::run::Options;
+use crate::table;
+
+/// Runs a program of the host level; `read` makes a report of its output.
+fn run(
+    places: &Places,
+    title: &str,
+    command: &mut Command,
+    read: fn(&[u8]) -> Report,
+) -> Result<Outcome> {
+    eprintln!("==> {title}");
+    let log = places.log(title)?;
+    let start = Instant::now();
+    let output = command
+        .current_dir(&places.top)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{} does not run", command.get_program().to_string_lossy()))?;
+    fs::write(log.join("output"), &output.stdout)?;
+    fs::write(log.join("messages"), &output.stderr)?;
+    let mut report = read(&output.stdout);
+    if !output.status.success() && !report.tests.iter().any(Test::failed) {
+        report
+            .problems
+            .push(format!("{title} ended with {}", output.status));
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+        report.trailing = messages.lines().map(str::to_owned).collect();
+    }
+    Ok(Outcome {
+        title: format!("{title} (build machine)"),
+        report,
+        transcript: Transcript::default(),
+        allowed: Vec::new(),
+        time: start.elapsed(),
+        log,
+    })
+}
+
+/// An outcome for what could not be run at all.
+pub(crate) fn broken(title: String, error: &anyhow::Error, places: &Places) -> Outcome {
+    Outcome {
+        title,
+        report: Report {
+            problems: vec![format!("{error:#}")],
+            ..Report::default()
+        },
+        transcript: Transcript::default(),
+        allowed: Vec::new(),
+        time: Duration::ZERO,
+        log: places.logs(),
+    }
+}
+
+/// Programs of the build machine: lints, unit tests, what the lab says of machines that do not
+/// work, and packages, which are built, installed in a Debian userland and taken away again.
+pub(crate) fn host(places: &Places, options: &Options) -> Vec<Outcome> {
+    let mut lint = Command::new(places.top.join("scripts/lint"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut tests = Command::new(&cargo);
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
+    let mut machines = Command::new(cargo);
+    machines.args([
+        "test",
+        "--package=lab",
+        "--test=bad_input",
+        "--",
+        "--ignored",
+    ]);
+    let mut packages = Command::new(places.top.join("scripts/package/check-install"));
+    packages.arg("suites");
+    [
+        ("lint", &mut lint, ktap::parse as fn(&[u8]) -> Report),
+        ("unit tests", &mut tests, cargo::parse),
+        ("broken machines", &mut machines, cargo::parse),
+        ("packages", &mut packages, ktap::parse),
+    ]
+    .into_iter()
+    .map(|(title, command, read)| {
+        let outcome = run(places, title, command, read)
+            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
+        options.print(&outcome.details());
+        options.print(&outcome.summary());
+        outcome
+    })
+    .collect()
+}
+
+/// The programs of tools/testing/full, by name: each prints KTAP.
+pub(crate) fn full(places: &Places, options: &Options) -> Result<Vec<Outcome>> {
+    let folder = places.top.join("tools/testing/full");
+    let mut programs: Vec<_> = fs::read_dir(&folder)
+        .with_context(|| format!("{}", folder.display()))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    programs.sort();
+    let programs: Vec<_> = programs
+        .iter()
+        .map(|program| {
+            let title = program.file_name().unwrap_or_default().to_string_lossy();
+            (title.into_owned(), Command::new(program))
+        })
+        .collect();
+    Ok(one_by_one(places, options, programs))
+}
+
+/// Runs programs that print KTAP, and shows how far they are.
+fn one_by_one(
+    places: &Places,
+    options: &Options,
+    programs: Vec<(String, Command)>,
+) -> Vec<Outcome> {
+    programs
+        .into_iter()
+        .map(|(title, mut command)| {
+            if std::io::stderr().is_terminal() {
+                command.stderr(Stdio::inherit());
+            }
+            let outcome = run(places, &title, &mut command, ktap::parse)
+                .unwrap_or_else(|error| broken(title, &error, places));
+            options.print(&outcome.details());
+            options.print(&outcome.summary());
+            outcome
+        })
+        .collect()
+}
+
+/// Prints a row for each level, and gives the sum.
+pub(crate) fn sum(outcomes: &[Outcome]) -> Sum {
+    println!();
+    let mut sum = Sum::default();
+    for outcome in outcomes {
+        println!("{}", outcome.summary());
+        sum += outcome.sum();
+    }
+    sum
+}
+
+/// Runs programs, each given as its path in the tree and its arguments, with blanks between them;
+/// prints a row for each and, as the last line, the sum, and writes a table of them for the
+/// documentation, NAME.rst.  Gives whether all went well.
+///
+/// # Errors
+///
+/// If the table cannot be written.
+pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String]) -> Result<bool> {
+    let programs = programs
+        .iter()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let mut command = Command::new(places.top.join(words.next()?));
+            command.args(words);
+            let title = line.strip_prefix("scripts/").unwrap_or(line);
+            // It is a folder of the logs, too.
+            let title = title.trim_start_matches('/');
+            Some((title.to_owned(), command))
+        })
+        .collect();
+    let outcomes = one_by_one(places, options, programs);
+    let sum = sum(&outcomes);
+    let path = places.logs().join(format!("{name}.rst"));
+    let text = table::title(places)? + &table::levels(&outcomes)?;
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    println!("the table: {}", path.display());
+    println!("{sum}");
+    Ok(sum.is_success())
+}
