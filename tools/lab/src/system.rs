@@ -3,6 +3,7 @@
 //! its second serial port in the form of a suite.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,19 @@ pub fn run(places: &Places, options: &Options, system: &System) -> Result<Outcom
         "{} has {size} bytes, and a disk has a multiple of {CYLINDER}; use `truncate --size=%{CYLINDER}`",
         image.display()
     );
+    // Bochs has a lock of its own, which it leaves behind when it is killed.
+    let in_use = fs::File::open(&image)?;
+    in_use
+        .try_lock()
+        .with_context(|| format!("{} is in use", image.display()))?;
+    let mut lock = image.clone().into_os_string();
+    lock.push(".lock");
+    match fs::remove_file(&lock) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", lock.display()));
+        }
+        _ => (),
+    }
     let stem = image.file_stem().unwrap_or_default().to_string_lossy();
     let title = format!("{stem} ({})", system.machine);
     let files = Files::new(places, &format!("system/{stem}"))?;

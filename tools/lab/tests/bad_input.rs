@@ -44,6 +44,26 @@ fn an_unknown_suite() {
 }
 
 #[test]
+fn a_disk_that_another_machine_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    fs::write(&image, vec![0; 1008 * 512]).unwrap();
+    let left_behind = folder.path().join("disk.img.lock");
+    fs::write(&left_behind, "").unwrap();
+    let arguments = ["system", image.to_str().unwrap(), "--vmlinuz=/none"];
+    let arguments = [&arguments[..], &["--initrd=/none"]].concat();
+
+    let other = fs::File::open(&image).unwrap();
+    other.lock().unwrap();
+    says(&arguments, "disk.img is in use");
+    assert!(left_behind.exists());
+
+    drop(other);
+    says(&arguments, "/none does not exist");
+    assert!(!left_behind.exists());
+}
+
+#[test]
 fn programs_of_which_one_fails() {
     let folder = tempfile::tempdir().unwrap();
     let program = |name: &str, text: &str| {
