@@ -24,7 +24,7 @@ fn run(
     read: fn(&[u8]) -> Report,
 ) -> Result<Outcome> {
     eprintln!("==> {title}");
-    let log = places.log(title)?;
+    let log = places.log(&folder(title))?;
     let start = Instant::now();
     let output = command
         .current_dir(&places.top)
@@ -49,6 +49,12 @@ fn run(
         time: start.elapsed(),
         log,
     })
+}
+
+/// Where a level's logs are, below that of all.
+fn folder(title: &str) -> String {
+    let name = title.replace('/', "-");
+    name.trim_start_matches(['.', '-']).to_owned()
 }
 
 /// An outcome for what could not be run at all.
@@ -165,8 +171,6 @@ pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String
             let mut command = Command::new(places.top.join(words.next()?));
             command.args(words);
             let title = line.strip_prefix("scripts/").unwrap_or(line);
-            // It is a folder of the logs, too.
-            let title = title.trim_start_matches('/');
             Some((title.to_owned(), command))
         })
         .collect();
@@ -178,4 +182,17 @@ pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String
     println!("the table: {}", path.display());
     println!("{sum}");
     Ok(sum.is_success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::folder;
+
+    #[test]
+    fn a_folder_is_below_that_of_all_logs() {
+        assert_eq!(folder("unit tests"), "unit tests");
+        assert_eq!(folder("package/rpm/check lab"), "package-rpm-check lab");
+        assert_eq!(folder("/bin/sh ../a"), "bin-sh ..-a");
+        assert_eq!(folder("../../a"), "a");
+    }
 }

@@ -107,6 +107,7 @@ enum Command {
     /// Run programs that print KTAP, one after another; the last line is the sum
     Levels {
         /// Name of the table that is written, build/log/NAME.rst
+        #[arg(value_parser = table_name)]
         name: String,
         /// The programs, each as its path in the tree and its arguments
         #[arg(required = true)]
@@ -146,6 +147,14 @@ enum Command {
         #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
         set: Vec<(String, String)>,
     },
+}
+
+fn table_name(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        Ok(text.into())
+    } else {
+        Err("it has letters, digits and dashes".into())
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

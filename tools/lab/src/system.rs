@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::bochsrc::{self, Console};
 use crate::emulator::{Emulator, Flow};
@@ -60,10 +62,19 @@ pub fn run(places: &Places, options: &Options, system: &System) -> Result<Outcom
         image.display()
     );
     // Bochs has a lock of its own, which it leaves behind when it is killed.
-    let in_use = fs::File::open(&image)?;
-    in_use
-        .try_lock()
-        .with_context(|| format!("{} is in use", image.display()))?;
+    let disk = fs::File::open(&image)?;
+    let _held = match Flock::lock(disk, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => held,
+        Err((_, Errno::EWOULDBLOCK)) => {
+            anyhow::bail!(
+                "{} is the disk of a machine that runs; stop it",
+                image.display()
+            )
+        }
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("locking {}", image.display()))
+        }
+    };
     let mut lock = image.clone().into_os_string();
     lock.push(".lock");
     match fs::remove_file(&lock) {

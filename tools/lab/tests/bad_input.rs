@@ -5,6 +5,8 @@
 use std::fs;
 use std::process::Command;
 
+use nix::fcntl::{Flock, FlockArg};
+
 /// Runs `lab`, which must fail, and gives the lines that it prints.
 fn lab(arguments: &[&str]) -> Vec<String> {
     let logs = tempfile::tempdir().unwrap();
@@ -54,8 +56,8 @@ fn a_disk_that_another_machine_has() {
     let arguments = [&arguments[..], &["--initrd=/none"]].concat();
 
     let other = fs::File::open(&image).unwrap();
-    other.lock().unwrap();
-    says(&arguments, "disk.img is in use");
+    let other = Flock::lock(other, FlockArg::LockExclusive).unwrap();
+    says(&arguments, "disk.img is the disk of a machine that runs");
     assert!(left_behind.exists());
 
     drop(other);
