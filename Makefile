@@ -94,18 +94,12 @@ rpm: setup-packages ## source and binary RPMs of the module
 	@scripts/package/rpm/build "$(FLAVOUR)"
 
 check-packages: lab setup-packages ## install the packages in a Debian image, boot and purge them
-	@scripts/package/check-install suites
-	@scripts/package/check-install
-	@scripts/package/check-dkms
-	@scripts/package/check-space
-	@scripts/package/check-sbom
-	@scripts/package/check
+	@$(LAB) levels packages $(patsubst %,'scripts/package/%',check-sbom check-dkms check-space \
+		check-install check) 'scripts/package/check-install suites'
 
-check-release: setup-packages ## what a release needs beside: RPMs, exports, tarballs, twice the same; hours
-	@scripts/package/rpm/check
-	@scripts/kernel/check-export
-	@scripts/package/check-dist
-	@scripts/package/check-reproducible
+check-release: lab setup-packages ## what a release needs beside: RPMs, exports, tarballs, twice the same; hours
+	@$(LAB) levels release scripts/package/rpm/check scripts/kernel/check-export \
+		scripts/package/check-dist scripts/package/check-reproducible
 
 htmldocs: setup-packages ## the documentation as HTML
 	@scripts/docs

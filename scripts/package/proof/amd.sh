@@ -20,3 +20,6 @@ check_same "the selftests do not run" 2 "$status"
 check_same "and say what is missing, in one line" \
 	"error: kvm_intel is not loaded; load it, on an Intel host with VMX enabled" \
 	"$(cat /tmp/selftests)"
+check "a guest starts" guest_start -- -cpu host,migratable=no
+check "it runs" guest_run true
+guest_stop

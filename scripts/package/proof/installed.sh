@@ -2,7 +2,7 @@
 # The packages are installed, the machine was rebooted, and nobody touched it since.
 
 udevadm settle
-check_same "the packaged kernel runs" "$(cat /lab/release)" "$(uname -r)"
+check_same "the packaged kernel runs" "$release" "$(uname -r)"
 check "kvm_intel brought guest_lbr" grep -q "^guest_lbr " /proc/modules
 check_same "it is the packaged module" "$(modinfo -F version guest_lbr)" \
 	"$(cat /sys/module/guest_lbr/version)"
@@ -32,14 +32,10 @@ apart() {
 		}' "$1" "$2"
 }
 
-# A virtual machine with the same kernel, and the packaged workload.
-mkdir -p /guest/root/bin /guest/root/lib64
-ln -sf /boot/vmlinuz-"$(uname -r)" /guest/bzImage
 ldd /usr/bin/br_instr | awk '$(NF - 1) ~ "^/" { print $(NF - 1) }' | while read -r library; do
 	mkdir -p "/guest/root${library%/*}"
 	cp "$library" "/guest/root$library"
 done
-cp /lab/guest-init /guest/root/init
 cp /lab/perf /lab/profile /usr/bin/
 check "perf on the host records the packaged workload" sh -c 'profile any 1 30000 >/tmp/host'
 artifact profile-host /tmp/host

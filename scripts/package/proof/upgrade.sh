@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # A newer version of the packages, and their end, on the running system.
 
-release=$(uname -r)
 before=$(dpkg-query -W -f '${Version}' guest-lbr-common)
 check "newer packages are installed" sh -c \
 	"cd /lab/newer && dpkg -i guest-lbr-modules-*.deb guest-lbr-common_*.deb guest-lbr-tools_*.deb"
