@@ -10,6 +10,8 @@ pub const IA32_MPERF: u32 = 0xe7;
 pub const IA32_APERF: u32 = 0xe8;
 pub const IA32_PERFEVTSEL0: u32 = 0x186;
 pub const IA32_MISC_ENABLE: u32 = 0x1a0;
+pub const MSR_OFFCORE_RSP_0: u32 = 0x1a6;
+pub const MSR_OFFCORE_RSP_1: u32 = 0x1a7;
 pub const MSR_LBR_SELECT: u32 = 0x1c8;
 pub const MSR_LASTBRANCH_TOS: u32 = 0x1c9;
 pub const IA32_DEBUGCTL: u32 = 0x1d9;
@@ -24,6 +26,8 @@ pub const IA32_PERF_GLOBAL_CTRL: u32 = 0x38f;
 pub const IA32_PERF_GLOBAL_STATUS_RESET: u32 = 0x390;
 pub const IA32_PERF_GLOBAL_STATUS_SET: u32 = 0x391;
 pub const IA32_PERF_GLOBAL_INUSE: u32 = 0x392;
+pub const MSR_PEBS_LD_LAT: u32 = 0x3f6;
+pub const MSR_PEBS_FRONTEND: u32 = 0x3f7;
 pub const IA32_A_PMC0: u32 = 0x4c1;
 pub const MSR_LASTBRANCH_0_FROM_IP: u32 = 0x680;
 pub const MSR_LASTBRANCH_0_TO_IP: u32 = 0x6c0;
@@ -51,8 +55,7 @@ pub fn is_foreign(index: u32) -> bool {
         | 0x1c8..=0x1c9 | 0x1db..=0x1de | 0x1e0 // LBR_SELECT and TOS, last branch, LER
         | 0x309..=0x318 | 0x329                // fixed counters beyond the last, PERF_METRICS
         | 0x391..=0x392                        // GLOBAL_STATUS_SET, GLOBAL_INUSE
-        | 0x1a6..=0x1a7                        // OFFCORE_RSP
-        | 0x3f1..=0x3f2 | 0x3f6..=0x3f7 | 0x600 // PEBS, DS_AREA
+        | 0x3f1..=0x3f2 | 0x3f7 | 0x600        // PEBS, DS_AREA
         | 0x560..=0x561 | 0x570..=0x572 | 0x580..=0x587 // Processor Trace
         | 0x4c1..=0x4c8
         | 0x680..=0x69f | 0x6a9..=0x6df | 0x6e2..=0x6ff | 0xdc0..=0xdff // model-specific LBR

@@ -36,6 +36,16 @@ const FIXED_SHIFT: u32 = 32;
 /// IA32_PERF_GLOBAL_INUSE: some counter may interrupt.
 const INUSE_PMI: u64 = 1 << 63;
 
+/// Registers that say more of an event than IA32_PERFEVTSELx does, with their bits that are
+/// not reserved, and the version from which on CPUs have them.  Software writes them with
+/// the event, PEBS or not; none of these events is among those that are counted.
+const FILTERS: [(u32, u64, u8); 4] = [
+    (msr::MSR_OFFCORE_RSP_0, (1 << 38) - 1, 3),
+    (msr::MSR_OFFCORE_RSP_1, (1 << 38) - 1, 3),
+    (msr::MSR_PEBS_LD_LAT, 0xffff, 3),
+    (msr::MSR_PEBS_FRONTEND, 0x7f_ff17, 4),
+];
+
 /// What an overflow asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -65,6 +75,8 @@ pub enum Register {
     LowHalf(usize),
     /// IA32_A_PMCx and IA32_FIXED_CTRx
     Counter(usize),
+    /// MSR_OFFCORE_RSP_x, MSR_PEBS_LD_LAT and MSR_PEBS_FRONTEND
+    Filter(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +105,7 @@ pub struct Pmu {
     global_control: u64,
     global_valid: u64,
     status: u64,
+    filters: [u64; FILTERS.len()],
     user: bool,
     /// Until when everything is counted.
     counted: Now,
@@ -116,6 +129,7 @@ impl Pmu {
             global_control: 0,
             global_valid: 0,
             status: 0,
+            filters: [0; FILTERS.len()],
             user: false,
             counted: Now::default(),
             wanted: 0,
@@ -155,6 +169,7 @@ impl Pmu {
         self.fixed_control = 0;
         self.global_control = (1 << self.general) - 1;
         self.status = 0;
+        self.filters = [0; FILTERS.len()];
         self.update();
     }
 
@@ -281,6 +296,13 @@ impl Pmu {
         Some(self.general + offset(index, msr::IA32_FIXED_CTR0, fixed)?)
     }
 
+    fn filter(&self, index: u32) -> Option<Register> {
+        FILTERS
+            .iter()
+            .position(|&(number, _, since)| number == index && self.version >= since)
+            .map(Register::Filter)
+    }
+
     /// The register with this number, if it is this facility's.
     pub fn locate(&self, index: u32) -> Option<Register> {
         Some(match index {
@@ -295,9 +317,12 @@ impl Pmu {
                     Register::Select(at)
                 } else if let Some(at) = self.general(index, msr::IA32_PMC0) {
                     Register::LowHalf(at)
+                } else if let Some(at) = self.general(index, msr::IA32_A_PMC0) {
+                    Register::Counter(at)
+                } else if let Some(at) = self.fixed(index) {
+                    Register::Counter(at)
                 } else {
-                    let full = self.general(index, msr::IA32_A_PMC0);
-                    Register::Counter(full.or_else(|| self.fixed(index))?)
+                    self.filter(index)?
                 }
             }
         })
@@ -315,6 +340,7 @@ impl Pmu {
             Register::LowHalf(at) | Register::Counter(at) => {
                 self.counters.get(at).map_or(0, |c| c.value)
             }
+            Register::Filter(at) => self.filters.get(at).copied().unwrap_or(0),
         }
     }
 
@@ -340,6 +366,7 @@ impl Pmu {
             Register::Select(_) => EVTSEL_VALID & (!ANY_THREAD | any_thread),
             Register::LowHalf(_) => u64::MAX,
             Register::Counter(_) => self.mask,
+            Register::Filter(at) => FILTERS.get(at).map_or(0, |&(_, valid, _)| valid),
         };
         if value & !valid == 0 {
             Ok(())
@@ -365,6 +392,11 @@ impl Pmu {
             // The low half, sign-extended.
             Register::LowHalf(at) => self.set_value(at, i64::from(value as u32 as i32) as u64),
             Register::Counter(at) => self.set_value(at, value),
+            Register::Filter(at) => {
+                if let Some(filter) = self.filters.get_mut(at) {
+                    *filter = value;
+                }
+            }
         }
         self.update();
     }

@@ -217,6 +217,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     } else {
         version_4(report, facts, settable);
     }
+    filters(report, facts);
     for (index, name) in [
         (
             0x329,
@@ -224,11 +225,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ),
         (0x3f1, "IA32_PEBS_ENABLE: #GP without PEBS"),
         (0x3f2, "MSR_PEBS_DATA_CFG: #GP without PEBS"),
-        (0x3f6, "MSR_PEBS_LD_LAT: #GP without PEBS"),
-        (0x3f7, "MSR_PEBS_FRONTEND: #GP without PEBS"),
         (0x600, "IA32_DS_AREA: #GP without the debug store"),
-        (0x1a6, "MSR_OFFCORE_RSP_0: #GP without its events"),
-        (0x1a7, "MSR_OFFCORE_RSP_1: #GP without its events"),
         (0x560, "IA32_RTIT_OUTPUT_BASE: #GP without Processor Trace"),
         (0x570, "IA32_RTIT_CTL: #GP without Processor Trace"),
         (0x572, "IA32_RTIT_CR3_MATCH: #GP without Processor Trace"),
@@ -236,6 +233,38 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         (0x587, "IA32_RTIT_ADDR3_B: #GP without Processor Trace"),
     ] {
         row!(report, ("{name}"), || absent(index));
+    }
+}
+
+/// What narrows an event that IA32_PERFEVTSELx selects, with its bits.
+fn filters(report: &mut Report, facts: &Facts) {
+    for (index, name, valid, reserved, since) in [
+        (0x1a6, "MSR_OFFCORE_RSP_0", (1 << 38) - 1, [38, 63], 3),
+        (0x1a7, "MSR_OFFCORE_RSP_1", (1 << 38) - 1, [38, 63], 3),
+        (0x3f6, "MSR_PEBS_LD_LAT", 0xffff, [16, 63], 3),
+        (0x3f7, "MSR_PEBS_FRONTEND", 0x7f_ff17, [3, 23], 4_u32),
+    ] {
+        if facts.version < since {
+            row!(report, ("{name}: #GP before version {since}"), || absent(
+                index
+            ));
+            continue;
+        }
+        row!(report, ("{name} keeps what is written, apart"), || {
+            keeps(index, valid)?;
+            for other in [0x1a6, 0x1a7, 0x3f6] {
+                if other != index {
+                    keeps(other, 0)?;
+                }
+            }
+            same(name, rdmsr(index), valid)?;
+            keeps(index, 0)
+        });
+        for bit in reserved {
+            row!(report, ("{name}: #GP on reserved bit {bit}"), || {
+                refuses(index, 1 << bit)
+            });
+        }
     }
 }
 

@@ -252,6 +252,13 @@ fn registers_take_what_they_have() {
         (IA32_PERF_GLOBAL_STATUS_SET, 0x6c00_0007_0000_000f, Some(0)),
         (IA32_PERF_GLOBAL_STATUS_SET, 1 << 63, None),
         (IA32_PERF_GLOBAL_STATUS_SET, 0x10, None),
+        (MSR_OFFCORE_RSP_0, 0x3f_ffff_ffff, Some(0x3f_ffff_ffff)),
+        (MSR_OFFCORE_RSP_0, 1 << 38, None),
+        (MSR_OFFCORE_RSP_1, 0x1_0001, Some(0x1_0001)),
+        (MSR_PEBS_LD_LAT, 0xffff, Some(0xffff)),
+        (MSR_PEBS_LD_LAT, 1 << 16, None),
+        (MSR_PEBS_FRONTEND, 0x7f_ff17, Some(0x7f_ff17)),
+        (MSR_PEBS_FRONTEND, 1 << 3, None),
     ];
     for (index, value, reads) in rows {
         let mut pmu = pmu();

@@ -31,6 +31,8 @@ pub(crate) struct Pmu {
     pub(crate) fixed_control: u64,
     pub(crate) global: u64,
     pub(crate) status: u64,
+    /// MSR_OFFCORE_RSP_0 and _1, MSR_PEBS_LD_LAT, MSR_PEBS_FRONTEND.
+    filters: [u64; 4],
 }
 
 impl Pmu {
@@ -43,6 +45,7 @@ impl Pmu {
             fixed_control: 0,
             global: (1 << facts.general) - 1,
             status: 0,
+            filters: [0; 4],
         }
     }
 
@@ -193,6 +196,10 @@ impl Pmu {
             return Some(Some(self.fixed[n]));
         }
         Some(Some(match index {
+            0x1a6 => self.filters[0],
+            0x1a7 => self.filters[1],
+            0x3f6 => self.filters[2],
+            0x3f7 if facts.version >= 4 => self.filters[3],
             0x38d => self.fixed_control,
             0x38e => self.status,
             0x38f => self.global,
@@ -247,6 +254,25 @@ impl Pmu {
             0
         };
         match index {
+            0x1a6 | 0x1a7 => {
+                if value >> 38 != 0 {
+                    return refused;
+                }
+                self.filters[index as usize - 0x1a6] = value;
+            }
+            0x3f6 => {
+                if value >> 16 != 0 {
+                    return refused;
+                }
+                self.filters[2] = value;
+            }
+            0x3f7 if facts.version >= 4 => {
+                // EVTSEL in two parts, IDQ_BUBBLE_LENGTH, IDQ_BUBBLE_WIDTH.
+                if value & !(7 | 1 << 4 | 0xfff << 8 | 7 << 20) != 0 {
+                    return refused;
+                }
+                self.filters[3] = value;
+            }
             0x38d => {
                 let field = if any_thread { 0xf } else { 0xb };
                 let valid = (0..facts.fixed).fold(0, |valid, n| valid | field << (4 * n));
