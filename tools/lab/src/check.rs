@@ -114,8 +114,7 @@ pub fn kernels(places: &Places, options: &Options, suite: &Suite, machine: &str)
 pub fn conform(places: &Places, options: &Options, machine: &str) -> Outcome {
     let outcome = conform::conform(places, options, machine)
         .unwrap_or_else(|error| level::broken(conform::title(machine), &error, places));
-    options.print(&outcome.details());
-    options.print(&outcome.summary());
+    options.print_outcome(&outcome);
     outcome
 }
 
@@ -158,8 +157,7 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
                 while let Some((suite, machine)) = take() {
                     let outcomes = kernels(places, options, suite, machine);
                     for outcome in &outcomes {
-                        options.print(&outcome.details());
-                        options.print(&outcome.summary());
+                        options.print_outcome(outcome);
                     }
                     done.lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -213,10 +211,8 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     if full {
         let long = suite::all(&places.suites())?.into_iter();
         let names: Vec<_> = long.filter(|s| s.full).map(|suite| suite.name).collect();
-        let path = places.logs().join("full.rst");
         let text = table::page(places, &names)? + &table::levels(&outcomes)?;
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-        println!("the table: {}", path.display());
+        level::write_table(places, "full", &text)?;
     }
     println!("{sum}");
     Ok(sum.is_success())

@@ -72,6 +72,20 @@ pub(crate) fn broken(title: String, error: &anyhow::Error, places: &Places) -> O
     }
 }
 
+/// Runs a program as [`run`] does, and prints what came of it, or why it does not run.
+fn run_and_print(
+    places: &Places,
+    options: &Options,
+    title: &str,
+    command: &mut Command,
+    read: fn(&[u8]) -> Report,
+) -> Outcome {
+    let outcome = run(places, title, command, read)
+        .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
+    options.print_outcome(&outcome);
+    outcome
+}
+
 /// Programs of the build machine: lints, unit tests, what the lab says of machines that do not
 /// work, and packages, which are built, installed in a Debian userland and taken away again.
 pub(crate) fn host(places: &Places, options: &Options) -> Vec<Outcome> {
@@ -96,13 +110,7 @@ pub(crate) fn host(places: &Places, options: &Options) -> Vec<Outcome> {
         ("packages", &mut packages, ktap::parse),
     ]
     .into_iter()
-    .map(|(title, command, read)| {
-        let outcome = run(places, title, command, read)
-            .unwrap_or_else(|error| broken(title.to_owned(), &error, places));
-        options.print(&outcome.details());
-        options.print(&outcome.summary());
-        outcome
-    })
+    .map(|(title, command, read)| run_and_print(places, options, title, command, read))
     .collect()
 }
 
@@ -136,11 +144,7 @@ fn one_by_one(
             if std::io::stderr().is_terminal() {
                 command.stderr(Stdio::inherit());
             }
-            let outcome = run(places, &title, &mut command, ktap::parse)
-                .unwrap_or_else(|error| broken(title, &error, places));
-            options.print(&outcome.details());
-            options.print(&outcome.summary());
-            outcome
+            run_and_print(places, options, &title, &mut command, ktap::parse)
         })
         .collect()
 }
@@ -154,6 +158,14 @@ pub(crate) fn sum(outcomes: &[Outcome]) -> Sum {
         sum += outcome.sum();
     }
     sum
+}
+
+/// Writes NAME.rst among the logs, and says where it is.
+pub(crate) fn write_table(places: &Places, name: &str, text: &str) -> Result<()> {
+    let path = places.logs().join(format!("{name}.rst"));
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    println!("the table: {}", path.display());
+    Ok(())
 }
 
 /// Runs programs, each given as its path in the tree and its arguments, with blanks between them;
@@ -176,10 +188,8 @@ pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String
         .collect();
     let outcomes = one_by_one(places, options, programs);
     let sum = sum(&outcomes);
-    let path = places.logs().join(format!("{name}.rst"));
     let text = table::title(places)? + &table::levels(&outcomes)?;
-    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    println!("the table: {}", path.display());
+    write_table(places, name, &text)?;
     println!("{sum}");
     Ok(sum.is_success())
 }

@@ -194,8 +194,7 @@ fn run_suite(places: &Places, options: &Options, machine: &str, name: &str) -> R
     suite.kernels = places.kernels(&suite.kernels);
     let outcomes = check::kernels(places, options, &suite, machine);
     for outcome in &outcomes {
-        print!("{}", outcome.details());
-        println!("{}", outcome.summary());
+        options.print_outcome(outcome);
     }
     let success = outcomes.iter().all(|outcome| outcome.sum().is_success());
     Ok(verdict(success))
@@ -268,8 +267,7 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::System(system) => {
             let outcome = system::run(&places, &options, &system)?;
-            print!("{}", outcome.details());
-            println!("{}", outcome.summary());
+            options.print_outcome(&outcome);
             Ok(verdict(outcome.sum().is_success()))
         }
         Command::Run {

@@ -97,6 +97,12 @@ impl Options {
             self.bars.suspend(|| println!("{}", text.trim_end()));
         }
     }
+
+    /// Prints what came of a level: what is wrong with it, and the numbers.
+    pub fn print_outcome(&self, outcome: &Outcome) {
+        self.print(&outcome.details());
+        self.print(&outcome.summary());
+    }
 }
 
 /// Boots `machine` with nothing loaded, shows its kernel log and switches it off.
