@@ -71,6 +71,25 @@ inserts=$(perf stat -x, -e cpu/event=0xcc,umask=0x20/u -o /tmp/stat -- \
 	sed -n 's/^\([0-9]*\),.*/\1/p' /tmp/stat)
 check "recorded branches are counted" test "${inserts:-0}" -gt 10000
 
+# Registers that say more of an event take every bit that the driver lets through.  The
+# events happen never, and an access that faults is a fault of the kernel's.
+case $LAB_MACHINE in
+haswell | skylake) requests="0xb7 0xbb" responses=0x3fffff8fff ;;
+icelake) requests="0xb7 0xbb" responses=0x3fffffbfff ;;
+sapphire-rapids) requests="0x2a 0x2b" responses=0x3fffffffff ;;
+esac
+case $LAB_MACHINE in
+haswell) frontend= ;;
+skylake | icelake) frontend="event=0xc6,umask=0x1,frontend=0x7fff17" ;;
+sapphire-rapids)
+	frontend="event=0xc6,umask=0x1,frontend=0x7fff1f event=0xc2,umask=0x4,frontend=0x8"
+	;;
+esac
+for event in $(printf "event=%s,umask=0x1,offcore_rsp=$responses " $requests) \
+	event=0xcd,umask=0x1,ldlat=0xffff $frontend; do
+	check_same "cpu/$event/" 0 "$(counted "cpu/$event/u")"
+done
+
 for filter in any ind_call; do
 	if profile $filter 1 20000 >/tmp/report 2>&1; then
 		samples=$(sed -n 's/^# lab-samples: //p' /tmp/report)
