@@ -20,9 +20,10 @@ use crate::suite::Part;
 /// these the kernel takes as many timer interrupts on both.
 const APPEND: &str = "tsc_early_khz=100000 lapic=notscdeadline";
 
-/// The unpatched emulator has no PMU, and says in IA32_MISC_ENABLE that string
-/// instructions are slow.  With this the kernel executes the same on ours.
-const AS_STOCK: &str = "clearcpuid=arch_perfmon,erms,rep_good";
+/// The unpatched emulator has no PMU, says in IA32_MISC_ENABLE that string instructions
+/// are slow, and in CPUID that it has a thermal monitor.  With this the kernel executes the
+/// same on ours.
+const AS_STOCK: &str = "clearcpuid=arch_perfmon,erms,rep_good,acpi,tm,tm2,dtherm,pts,pln";
 
 /// perf starts in each, so that only what it asks of the CPU differs.  The sampling
 /// periods are never reached.

@@ -28,7 +28,8 @@ pub enum Console<'a> {
 /// into `log`.
 ///
 /// To start at once, the BIOS waits for no key, and memory comes in large blocks:
-/// the emulator compares the names of all blocks, two by two.
+/// the emulator compares the names of all blocks, two by two.  The unpatched emulator lacks
+/// registers that the kernel takes for granted, and must ignore that.
 pub fn generate(
     machine: &Machine,
     iso: &Path,

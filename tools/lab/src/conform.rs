@@ -46,7 +46,7 @@ fn facts(machine: &Machine) -> String {
     let lbr = &machine.lbr;
     let pmu = &machine.pmu;
     format!(
-        "depth={} depths={} format={} version={} general={} fixed={} bits={} mhz={} microcode={}",
+        "depth={} depths={} format={} version={} general={} fixed={} bits={} mhz={} linear={} microcode={}",
         lbr.depth(),
         depths(lbr),
         lbr.format_encoding(),
@@ -55,6 +55,7 @@ fn facts(machine: &Machine) -> String {
         pmu.fixed_counters,
         pmu.counter_bits,
         machine.cpu.ips / 1_000_000,
+        machine.cpu.linear_address_bits,
         machine.cpu.microcode,
     )
 }

@@ -72,6 +72,13 @@ void BX_CPU_C::pmu_reset(unsigned source)
     BX_CPU_THIS_PTR pmu.powered = true;
   }
 
+  // what the machine lacks faults, whatever the bochsrc says
+  BX_CPU_THIS_PTR ignore_bad_msrs = false;
+
+  unsigned bits = BX_CPUID_SUPPORT_ISA_EXTENSION(BX_ISA_LA57) ? 57 : 48;
+  if (bits != emu_machine_linear_address_bits(bx_pmu_machine))
+    bx_pmu_die("cpu.linear_address_bits of the machine file is not what the CPU model has");
+
   emu_reset(BX_CPU_THIS_PTR pmu.model, kind, pmu_now());
   pmu_deliver();
 }
@@ -137,16 +144,31 @@ void BX_CPU_C::pmu_smm(bool inside)
   pmu_deliver();
 }
 
-void BX_CPU_C::pmu_branch_linear(unsigned kind, unsigned length, bx_address from, bx_address to)
+void BX_CPU_C::pmu_branch_between(unsigned kind, unsigned length,
+                                  struct emu_place from, struct emu_place to)
 {
+  struct emu_cpu *model = BX_CPU_THIS_PTR pmu.model;
+  Bit64u retires = BX_CPU_THIS_PTR icount + 1;
+  bool watch;
+
   BX_CPU_THIS_PTR pmu.branched = true;
-  if (emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1))
+  if (from.address == from.ip && to.address == to.ip)
+    watch = emu_branch(model, kind, length, from.address, to.address, retires);
+  else
+    watch = emu_branch_in_segments(model, kind, length, from, to, retires);
+  if (watch)
     pmu_deliver();
+}
+
+struct emu_place BX_CPU_C::pmu_place(bx_address ip)
+{
+  struct emu_place place = { get_laddr(BX_SEG_REG_CS, ip), ip };
+  return place;
 }
 
 void BX_CPU_C::pmu_branch(unsigned kind, unsigned length, bx_address from, bx_address to)
 {
-  pmu_branch_linear(kind, length, get_laddr(BX_SEG_REG_CS, from), get_laddr(BX_SEG_REG_CS, to));
+  pmu_branch_between(kind, length, pmu_place(from), pmu_place(to));
 }
 
 void BX_CPU_C::pmu_branch_not_taken(bx_address from)
@@ -183,13 +205,14 @@ void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
       pmu_deliver();
   }
   else {
-    pmu_branch_linear(EMU_FAR, 0, BX_CPU_THIS_PTR far_branch.prev_laddr, get_laddr(BX_SEG_REG_CS, to));
+    struct emu_place from = { BX_CPU_THIS_PTR far_branch.prev_laddr, FAR_BRANCH_PREV_RIP };
+    pmu_branch_between(EMU_FAR, 0, from, pmu_place(to));
   }
 }
 
-void BX_CPU_C::pmu_event(bx_address from)
+void BX_CPU_C::pmu_event(struct emu_place from)
 {
-  pmu_branch_linear(EMU_EVENT, 0, from, get_laddr(BX_SEG_REG_CS, RIP));
+  pmu_branch_between(EMU_EVENT, 0, from, pmu_place(RIP));
 }
 
 void BX_CPU_C::pmu_debug_exception(void)

@@ -109,6 +109,7 @@ gdt:
     .quad 0x00cff3000000ffff    // 30: ring 3, data for SYSEXIT
 gdt_tss:
     .quad 0x0000890000000067, 0 // 38
+    .quad 0x00cf9b001000ffff    // 48: ring 0, 32-bit code, base 1000H
 gdt_end:
     .globl gdt_pointer
 gdt_pointer:

@@ -22,6 +22,8 @@ pub struct Facts {
     pub bits: u32,
     /// Frequency in MHz.
     pub mhz: u32,
+    /// Bits of a linear address.
+    pub linear: u32,
     /// Microcode revision.
     pub microcode: u32,
 }
@@ -43,6 +45,7 @@ impl Facts {
                 "fixed" => &mut facts.fixed,
                 "bits" => &mut facts.bits,
                 "mhz" => &mut facts.mhz,
+                "linear" => &mut facts.linear,
                 "microcode" => &mut facts.microcode,
                 _ => continue,
             };
@@ -66,6 +69,22 @@ impl Facts {
     /// The counters' bits in the global registers.
     pub fn global(&self) -> u64 {
         ((1 << self.general) - 1) | ((1 << self.fixed) - 1) << 32
+    }
+
+    /// Linear addresses with these names, all of which are canonical.
+    pub fn canonical(&self) -> [(u64, &'static str); 3] {
+        let half = 1 << (self.linear - 1);
+        [
+            (half - 1, "highest canonical user address"),
+            (0_u64.wrapping_sub(half), "lowest canonical kernel address"),
+            (u64::MAX, "highest address"),
+        ]
+    }
+
+    /// Addresses beside these, none of which is canonical.
+    pub fn not_canonical(&self) -> [u64; 4] {
+        let half = 1_u64 << (self.linear - 1);
+        [half, !half, half << 1, 1 << 60]
     }
 
     /// Largest value of a counter.

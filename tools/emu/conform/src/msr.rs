@@ -2,6 +2,7 @@
 //! Numbers of model-specific registers (SDM vol. 4).
 
 pub const IA32_TIME_STAMP_COUNTER: u32 = 0x10;
+pub const IA32_PLATFORM_ID: u32 = 0x17;
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const IA32_PMC0: u32 = 0xc1;
 pub const IA32_MPERF: u32 = 0xe7;

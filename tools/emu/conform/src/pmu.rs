@@ -36,6 +36,10 @@ pub const MISPREDICTED: u64 = 0x00c5;
 pub const LBR_FRZ: u64 = 1 << 58;
 /// IA32_PERF_GLOBAL_STATUS.CTR_FRZ
 pub const CTR_FRZ: u64 = 1 << 59;
+/// IA32_PERF_GLOBAL_STATUS: an uncore counter overflowed.
+pub const OVF_UNCORE: u64 = 1 << 61;
+/// IA32_PERF_GLOBAL_STATUS: the buffer of PEBS is full.
+pub const OVF_DS: u64 = 1 << 62;
 
 /// A counter.
 #[derive(Clone, Copy)]
@@ -98,7 +102,8 @@ pub fn clear_status(facts: &Facts) {
         0
     };
     // That it takes all of them is for a row to say.
-    let _ = try_wrmsr(msr::IA32_PERF_GLOBAL_STATUS_RESET, facts.global() | frozen);
+    let all = facts.global() | frozen | OVF_UNCORE | OVF_DS;
+    let _ = try_wrmsr(msr::IA32_PERF_GLOBAL_STATUS_RESET, all);
 }
 
 /// What general counter `n` counts with this IA32_PERFEVTSELx while `scenario` runs.

@@ -8,8 +8,10 @@ use core::ptr;
 use crate::apic;
 use crate::cpu::{out32, out8};
 
-/// SMBASE as the firmware leaves it, and where a handler begins.
-const HANDLER: usize = 0xa_0000 + 0x8000;
+/// SMBASE as the firmware leaves it, the base of CS in a handler.
+pub const SMBASE: usize = 0xa_0000;
+/// Where a handler begins.
+const HANDLER: usize = SMBASE + 0x8000;
 /// What a handler can read at most.
 const READS: usize = 2;
 
@@ -125,7 +127,7 @@ pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> 
     found
 }
 
-/// Where the handler's jump is.
+/// The linear address of the handler's jump.
 pub fn jump() -> u64 {
     let offset = (&raw const smm_jump).addr() - (&raw const smm_handler).addr();
     (HANDLER + offset) as u64

@@ -9,10 +9,12 @@ use crate::cpu::{rdmsr, read_cr4, write_cr4, wrmsr};
 
 const IA32_FEATURE_CONTROL: u32 = 0x3a;
 const IA32_VMX_BASIC: u32 = 0x480;
+pub const IA32_VMX_EXIT_CTLS: u32 = 0x483;
+pub const IA32_VMX_ENTRY_CTLS: u32 = 0x484;
 const IA32_VMX_TRUE_PINBASED_CTLS: u32 = 0x48d;
 const IA32_VMX_TRUE_PROCBASED_CTLS: u32 = 0x48e;
-const IA32_VMX_TRUE_EXIT_CTLS: u32 = 0x48f;
-const IA32_VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
+pub const IA32_VMX_TRUE_EXIT_CTLS: u32 = 0x48f;
+pub const IA32_VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
 
 /// Pin-based control: NMIs exit.
 pub const NMI_EXITING: u32 = 1 << 3;
@@ -56,6 +58,8 @@ pub mod field {
     pub const EXIT_REASON: u64 = 0x4402;
     pub const EXIT_INTERRUPTION: u64 = 0x4404;
     pub const EXIT_QUALIFICATION: u64 = 0x6400;
+    pub const GUEST_INTERRUPTIBILITY: u64 = 0x4824;
+    pub const GUEST_ACTIVITY: u64 = 0x4826;
     pub const GUEST_RFLAGS: u64 = 0x6820;
     pub const GUEST_PENDING_DEBUG: u64 = 0x6822;
 }

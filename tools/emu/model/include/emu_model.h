@@ -60,6 +60,11 @@ struct emu_registers {
   uint32_t eax, ebx, ecx, edx;
 };
 
+/* Where an instruction is: its linear address, and its offset in the code segment. */
+struct emu_place {
+  uint64_t address, ip;
+};
+
 struct emu_machine;
 struct emu_cpu;
 
@@ -72,6 +77,9 @@ bool emu_machine_is(const struct emu_machine *machine, const char *model,
 
 /* Whether the machine has the architectural LBR. */
 bool emu_machine_has_arch_lbr(const struct emu_machine *machine);
+
+/* Bits of the linear addresses that the machine's registers take: 48 or 57. */
+uint8_t emu_machine_linear_address_bits(const struct emu_machine *machine);
 
 /* Changes what CPUID returns for a leaf. */
 void emu_cpuid(const struct emu_machine *machine, uint32_t leaf, uint32_t subleaf,
@@ -110,6 +118,10 @@ void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
  */
 bool emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
                 uint64_t from, uint64_t to, uint64_t cycles);
+
+/* The same of a branch from or to a code segment whose base is not 0. */
+bool emu_branch_in_segments(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
+                            struct emu_place from, struct emu_place to, uint64_t cycles);
 
 /* A conditional branch was not taken.  Whether the watch may have changed. */
 bool emu_branch_not_taken(struct emu_cpu *cpu, uint64_t from);

@@ -53,11 +53,27 @@ pub struct Taken {
     pub from: u64,
     /// Linear address of the target.
     pub to: u64,
+    /// The offset of `from` in its code segment, RIP.
+    pub from_ip: u64,
+    /// The offset of `to` in its code segment.
+    pub to_ip: u64,
     /// Length of the branch instruction in bytes.
     pub length: u8,
 }
 
 impl Taken {
+    /// A branch between code segments whose base is 0, as all are in 64-bit mode.
+    pub fn flat(kind: Kind, from: u64, to: u64, length: u8) -> Self {
+        Self {
+            kind,
+            from,
+            to,
+            from_ip: from,
+            to_ip: to,
+            length,
+        }
+    }
+
     /// A call of the next instruction: a way to read RIP, no call of a function.
     pub fn is_zero_length_call(&self) -> bool {
         self.kind == Kind::RelativeCall && self.to == self.from.wrapping_add(u64::from(self.length))

@@ -25,6 +25,9 @@ const MISC_VALID: u64 = MISC_ENABLE | 1 << 3 | 1 << 22 | 1 << 23 | 1 << 34;
 const PERF_CAP_FREEZE_WHILE_SMM: u64 = 1 << 12;
 const PERF_CAP_FULL_WIDTH_WRITE: u64 = 1 << 13;
 
+// MSR_PKG_CST_CONFIG_CONTROL: the firmware allowed no package C-state, and locked that.
+const CFG_LOCK: u64 = 1 << 15;
+
 /// How a reset happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
@@ -32,7 +35,7 @@ pub enum Reset {
     PowerUp,
     /// RESET# while the power stays on: so it does, but for architectural records.
     Warm,
-    /// INIT: counters and records stay, recording stops.
+    /// INIT: model-specific registers stay as they are.
     Init,
 }
 
@@ -96,8 +99,8 @@ impl LogicalCpu {
     /// A CPU of this machine, as after power-up.
     pub fn new(machine: &Machine) -> Self {
         Self {
-            pmu: Pmu::new(&machine.pmu),
-            lbr: Lbr::new(&machine.lbr),
+            pmu: Pmu::new(machine),
+            lbr: Lbr::new(machine),
             predictor: Predictor::default(),
             caches: Caches::default(),
             feedback: Feedback::default(),
@@ -130,9 +133,9 @@ impl LogicalCpu {
             self.caches.flush_all();
             self.feedback.reset(now);
             self.misc_enable = MISC_ENABLE;
+            self.lbr.stop();
+            self.debugctl = 0;
         }
-        self.lbr.stop();
-        self.debugctl = 0;
         self.accessed = (u64::MAX, 0);
         self.interrupt = false;
         self.frozen_by_smi = None;
@@ -339,6 +342,9 @@ impl LogicalCpu {
             return Some(Ok(self.feedback.read(register, now)));
         }
         Some(match index {
+            // The first of the platforms that a microcode update can be for.
+            msr::IA32_PLATFORM_ID => Ok(0),
+            msr::MSR_PKG_CST_CONFIG_CONTROL => Ok(CFG_LOCK),
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
             msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
             msr::IA32_DEBUGCTL => Ok(self.debugctl),
@@ -368,7 +374,9 @@ impl LogicalCpu {
                 self.misc_enable = value & !MISC_READ_ONLY | MISC_ENABLE & MISC_READ_ONLY;
             }),
             msr::IA32_DEBUGCTL => self.set_debugctl(value, now),
-            msr::IA32_PERF_CAPABILITIES => Err(Fault),
+            msr::IA32_PLATFORM_ID
+            | msr::MSR_PKG_CST_CONFIG_CONTROL
+            | msr::IA32_PERF_CAPABILITIES => Err(Fault),
             _ => match (self.lbr.write(index, value), self.pmu.locate(index)) {
                 (Some(result), _) => result,
                 (None, Some(register)) => self.pmu.check(register, value).map(|()| {

@@ -22,6 +22,14 @@ pub struct Registers {
 const DEBUG_STORE_ECX: u32 = 1 << 2 | 1 << 4;
 const DEBUG_STORE_EDX: u32 = 1 << 21;
 const PDCM: u32 = 1 << 15;
+/// Leaf 01H: TM2 in ECX, ACPI and TM in EDX, the thermal monitor.
+const THERMAL_ECX: u32 = 1 << 8;
+const THERMAL_EDX: u32 = 1 << 22 | 1 << 29;
+
+/// Leaf 06H: digital thermal sensor, power limit notification and package thermal
+/// management in EAX, the sensor's interrupt thresholds in EBX.
+const THERMAL_EAX: u32 = 1 | 1 << 4 | 1 << 6;
+const THRESHOLDS: u32 = 0xf;
 
 /// Leaf 0AH, EAX[31:24]: architectural events, none of which EBX marks as absent.
 const ARCHITECTURAL_EVENTS: u32 = 7;
@@ -33,6 +41,8 @@ const ANY_THREAD_DEPRECATED: u32 = 1 << 15;
 
 /// Leaf 07H, EDX: architectural LBR.
 const ARCH_LBR: u32 = 1 << 19;
+/// Leaf 07H, EDX: IA32_CORE_CAPABILITIES, which would have nothing to say.
+const CORE_CAPABILITIES: u32 = 1 << 30;
 /// Leaf 1CH, EAX: addresses are linear ones.
 const LINEAR: u32 = 1 << 31;
 
@@ -41,11 +51,15 @@ pub fn amend(machine: &Machine, leaf: u32, subleaf: u32, registers: &mut Registe
     let pmu = &machine.pmu;
     match (leaf, subleaf) {
         (0x01, _) => {
-            registers.ecx = (registers.ecx | PDCM) & !DEBUG_STORE_ECX;
-            registers.edx &= !DEBUG_STORE_EDX;
+            registers.ecx = (registers.ecx | PDCM) & !(DEBUG_STORE_ECX | THERMAL_ECX);
+            registers.edx &= !(DEBUG_STORE_EDX | THERMAL_EDX);
+        }
+        (0x06, _) => {
+            registers.eax &= !THERMAL_EAX;
+            registers.ebx &= !THRESHOLDS;
         }
         (0x07, 0) => {
-            registers.edx &= !ARCH_LBR;
+            registers.edx &= !(ARCH_LBR | CORE_CAPABILITIES);
             if machine.lbr.is_architectural() {
                 registers.edx |= ARCH_LBR;
             }
@@ -134,9 +148,10 @@ mod tests {
         #[rustfmt::skip]
         let rows = [
             (0x00, [u32::MAX; 4]),
-            (0x01, [u32::MAX, u32::MAX, 0xffff_ffeb, 0xffdf_ffff]),
+            (0x01, [u32::MAX, u32::MAX, 0xffff_feeb, 0xdf9f_ffff]),
+            (0x06, [0xffff_ffae, 0xffff_fff0, u32::MAX, u32::MAX]),
             (0x0a, [0x0730_0404, 0, 0, 0x603]),
-            (0x07, [u32::MAX, u32::MAX, u32::MAX, 0xfff7_ffff]),
+            (0x07, [u32::MAX, u32::MAX, u32::MAX, 0xbff7_ffff]),
             (0x1c, [0; 4]),
             (0x15, [0; 4]),
             (0x16, [100, 100, 100, 0]),

@@ -54,6 +54,16 @@ pub struct MachineHandle {
     door: Door,
 }
 
+/// Where an instruction is: `struct emu_place`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its linear address.
+    pub address: u64,
+    /// Its offset in the code segment.
+    pub ip: u64,
+}
+
 const NOT_MINE: c_int = 0;
 const DONE: c_int = 1;
 const FAULT: c_int = 2;
@@ -155,6 +165,17 @@ pub unsafe extern "C" fn emu_machine_is(
     model.to_bytes() == machine.cpu.model.as_bytes()
         && count == u32::from(machine.cpu.count)
         && ips == machine.cpu.ips
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `machine` must come from `emu_machine_load()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_machine_linear_address_bits(machine: *const MachineHandle) -> u8 {
+    // SAFETY: the caller passes a live machine.
+    unsafe { &(*machine).machine }.cpu.linear_address_bits
 }
 
 /// See the header.
@@ -276,10 +297,36 @@ pub unsafe extern "C" fn emu_branch(
     };
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
+    let branch = Taken::flat(kind, from, to, length);
+    let overflow = handle.cpu.taken(&branch, cycles);
+    handle.publish_overflow(overflow)
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
+pub unsafe extern "C" fn emu_branch_in_segments(
+    cpu: *mut Handle,
+    kind: u8,
+    length: u8,
+    from: Place,
+    to: Place,
+    cycles: u64,
+) -> bool {
+    let Some(kind) = Kind::from_number(kind) else {
+        return false;
+    };
+    // SAFETY: the caller passes a live CPU.
+    let handle = unsafe { &mut *cpu };
     let branch = Taken {
         kind,
-        from,
-        to,
+        from: from.address,
+        to: to.address,
+        from_ip: from.ip,
+        to_ip: to.ip,
         length,
     };
     let overflow = handle.cpu.taken(&branch, cycles);

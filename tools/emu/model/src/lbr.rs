@@ -5,7 +5,7 @@
 
 use crate::branch::Taken;
 use crate::debugctl;
-use crate::machine;
+use crate::machine::{self, Machine};
 use crate::msr::Result;
 
 pub mod architectural;
@@ -79,11 +79,14 @@ pub enum Lbr {
 
 impl Lbr {
     /// Empty records, as after power-up.
-    pub fn new(description: &machine::Lbr) -> Self {
-        match description {
-            machine::Lbr::Legacy { depth, format } => Self::Legacy(Legacy::new(*depth, *format)),
+    pub fn new(machine: &Machine) -> Self {
+        let bits = machine.cpu.linear_address_bits;
+        match &machine.lbr {
+            machine::Lbr::Legacy { depth, format } => {
+                Self::Legacy(Legacy::new(*depth, *format, bits))
+            }
             machine::Lbr::Architectural { depths } => {
-                Self::Architectural(Architectural::new(depths))
+                Self::Architectural(Architectural::new(depths, bits))
             }
         }
     }
@@ -104,7 +107,7 @@ impl Lbr {
         }
     }
 
-    /// Stops architectural recording: INIT, SMI, a debug exception.  Of the
+    /// Stops architectural recording: RESET#, SMI, a debug exception.  Of the
     /// model-specific records IA32_DEBUGCTL.LBR is the switch.
     pub fn stop(&mut self) {
         if let Self::Architectural(lbr) = self {

@@ -42,6 +42,9 @@ pub struct Cpu {
     /// Instructions per emulated second, a multiple of 1 MHz from 1 MHz to
     /// 4 GHz; also the frequency of the TSC and of the core.
     pub ips: u32,
+    /// Bits of a linear address, as the CPU model's CPUID leaf 80000008H reports them: 48,
+    /// or 57 with 5-level paging.
+    pub linear_address_bits: u8,
     /// Microcode revision, as IA32_BIOS_SIGN_ID reports it.
     pub microcode: u32,
 }
@@ -233,9 +236,10 @@ impl Machine {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_');
         #[rustfmt::skip]
-        let rules: [(bool, &str, &dyn std::fmt::Display, &str); 10] = [
+        let rules: [(bool, &str, &dyn std::fmt::Display, &str); 11] = [
             (model_ok, "cpu.model", &self.cpu.model, "a name of letters, digits and _"),
             ((1..=4).contains(&self.cpu.count), "cpu.count", &self.cpu.count, "1 to 4"),
+            (matches!(self.cpu.linear_address_bits, 48 | 57), "cpu.linear_address_bits", &self.cpu.linear_address_bits, "48 or 57"),
             (ips_ok, "cpu.ips", &self.cpu.ips, "a multiple of 1000000, at most 4000000000"),
             ((64..=16384).contains(&self.memory.mib), "memory.mib", &self.memory.mib, "64 to 16384"),
             (versions.contains(&self.pmu.version), "pmu.version", &self.pmu.version, version_allowed),
@@ -319,6 +323,11 @@ pub(crate) mod tests {
             ("count = 1", "count = 0", "cpu.count is 0, must be 1 to 4"),
             ("corei7_skylake_x", "a b", "cpu.model is a b"),
             ("100_000_000", "1_500_000", "cpu.ips is 1500000"),
+            (
+                "bits = 48\nmicro",
+                "bits = 52\nmicro",
+                "cpu.linear_address_bits is 52, must be 48 or 57",
+            ),
             ("100_000_000", "0", "cpu.ips is 0"),
             ("mib = 2048", "mib = 1", "memory.mib is 1"),
             (

@@ -4,8 +4,10 @@
 
 #![allow(missing_docs)]
 
+pub const IA32_PLATFORM_ID: u32 = 0x17;
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const IA32_PMC0: u32 = 0xc1;
+pub const MSR_PKG_CST_CONFIG_CONTROL: u32 = 0xe2;
 pub const IA32_MPERF: u32 = 0xe7;
 pub const IA32_APERF: u32 = 0xe8;
 pub const IA32_PERFEVTSEL0: u32 = 0x186;
@@ -45,27 +47,17 @@ pub struct Fault;
 /// Result of an access to a register that belongs to the model.
 pub type Result<T> = core::result::Result<T, Fault>;
 
-/// Registers of other CPUs' performance monitoring, tracing and LBR facilities.  Where
-/// a machine has no such register the access faults, whatever the emulator does
-/// with registers that nobody knows.
+/// IA32_PERFEVTSELx beyond the last counter: the emulator has eight of its own on every CPU,
+/// and where a machine has no such register the access faults.
 pub fn is_foreign(index: u32) -> bool {
-    matches!(index,
-        0x40..=0x47 | 0x60..=0x67              // LBR of Core
-        | 0xc1..=0xc8 | 0x186..=0x18d          // general counters beyond the last
-        | 0x1c8..=0x1c9 | 0x1db..=0x1de | 0x1e0 // LBR_SELECT and TOS, last branch, LER
-        | 0x309..=0x318 | 0x329                // fixed counters beyond the last, PERF_METRICS
-        | 0x391..=0x392                        // GLOBAL_STATUS_SET, GLOBAL_INUSE
-        | 0x3f1..=0x3f2 | 0x3f7 | 0x600        // PEBS, DS_AREA
-        | 0x560..=0x561 | 0x570..=0x572 | 0x580..=0x587 // Processor Trace
-        | 0x4c1..=0x4c8
-        | 0x680..=0x69f | 0x6a9..=0x6df | 0x6e2..=0x6ff | 0xdc0..=0xdff // model-specific LBR
-        | 0x14ce..=0x14cf | 0x1200..=0x123f | 0x1500..=0x153f | 0x1600..=0x163f)
+    offset(index, IA32_PERFEVTSEL0, 8).is_some()
 }
 
-/// Whether `address` is canonical with 48-bit linear addresses.
-pub fn is_canonical(address: u64) -> bool {
-    let high = address >> 47;
-    high == 0 || high == (1 << 17) - 1
+/// Whether `address` is canonical with linear addresses of `bits`, 48 or 57.  A register
+/// takes as many in all paging modes.
+pub fn is_canonical(address: u64, bits: u8) -> bool {
+    let beyond = 64_u32.saturating_sub(bits.into());
+    ((address << beyond) as i64 >> beyond) as u64 == address
 }
 
 /// `address` if it is canonical.
@@ -73,8 +65,8 @@ pub fn is_canonical(address: u64) -> bool {
 /// # Errors
 ///
 /// [`Fault`] if it is not.
-pub fn canonical(address: u64) -> Result<u64> {
-    if is_canonical(address) {
+pub fn canonical(address: u64, bits: u8) -> Result<u64> {
+    if is_canonical(address, bits) {
         Ok(address)
     } else {
         Err(Fault)
@@ -106,16 +98,26 @@ mod tests {
 
     #[test]
     fn canonical_addresses() {
-        for (address, canonical) in [
-            (0, true),
-            (0x7fff_ffff_ffff, true),
-            (0x8000_0000_0000, false),
-            (0xffff_7fff_ffff_ffff, false),
-            (0xffff_8000_0000_0000, true),
-            (u64::MAX, true),
-            (1 << 63, false),
+        for (address, four, five) in [
+            (0, true, true),
+            (0x7fff_ffff_ffff, true, true),
+            (0x8000_0000_0000, false, true),
+            (0xff_ffff_ffff_ffff, false, true),
+            (0x100_0000_0000_0000, false, false),
+            (0xfeff_ffff_ffff_ffff, false, false),
+            (0xff00_0000_0000_0000, false, true),
+            (0xffff_7fff_ffff_ffff, false, true),
+            (0xffff_8000_0000_0000, true, true),
+            (u64::MAX, true, true),
+            (1 << 63, false, false),
         ] {
-            assert_eq!(is_canonical(address), canonical, "{address:#x}");
+            for (bits, canonical) in [(48, four), (57, five)] {
+                assert_eq!(
+                    is_canonical(address, bits),
+                    canonical,
+                    "{address:#x} {bits}"
+                );
+            }
         }
     }
 

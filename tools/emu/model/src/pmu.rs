@@ -3,7 +3,7 @@
 //! Monitoring": "Architectural Performance Monitoring").
 
 use crate::events::{self, Pulses, Source};
-use crate::machine::Pmu as Description;
+use crate::machine::Machine;
 use crate::msr::{self, offset, Fault, Result};
 use crate::time::Now;
 
@@ -45,6 +45,9 @@ const FILTERS: [(u32, u64, u8); 4] = [
     (msr::MSR_PEBS_LD_LAT, 0xffff, 3),
     (msr::MSR_PEBS_FRONTEND, 0x7f_ff17, 4),
 ];
+/// MSR_PEBS_FRONTEND of Golden Cove, the first core with the architectural LBR: branches
+/// that the predictor did not know.
+const FRONTEND_UNKNOWN_BRANCH: u64 = 1 << 3;
 
 /// What an overflow asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +109,8 @@ pub struct Pmu {
     global_valid: u64,
     status: u64,
     filters: [u64; FILTERS.len()],
+    /// Bits of MSR_PEBS_FRONTEND beyond those of all cores.
+    frontend: u64,
     user: bool,
     /// Until when everything is counted.
     counted: Now,
@@ -117,7 +122,8 @@ pub struct Pmu {
 
 impl Pmu {
     /// Counters as after power-up.
-    pub fn new(description: &Description) -> Self {
+    pub fn new(machine: &Machine) -> Self {
+        let description = &machine.pmu;
         let general = usize::from(description.general_counters);
         let mut pmu = Self {
             version: description.version,
@@ -130,6 +136,11 @@ impl Pmu {
             global_valid: 0,
             status: 0,
             filters: [0; FILTERS.len()],
+            frontend: if machine.lbr.is_architectural() {
+                FRONTEND_UNKNOWN_BRANCH
+            } else {
+                0
+            },
             user: false,
             counted: Now::default(),
             wanted: 0,
@@ -366,7 +377,11 @@ impl Pmu {
             Register::Select(_) => EVTSEL_VALID & (!ANY_THREAD | any_thread),
             Register::LowHalf(_) => u64::MAX,
             Register::Counter(_) => self.mask,
-            Register::Filter(at) => FILTERS.get(at).map_or(0, |&(_, valid, _)| valid),
+            Register::Filter(at) => match FILTERS.get(at) {
+                Some((msr::MSR_PEBS_FRONTEND, valid, _)) => valid | self.frontend,
+                Some((_, valid, _)) => *valid,
+                None => 0,
+            },
         };
         if value & !valid == 0 {
             Ok(())

@@ -114,12 +114,7 @@ mod tests {
     use super::*;
 
     fn branch(kind: Kind, from: u64, to: u64) -> Taken {
-        Taken {
-            kind,
-            from,
-            to,
-            length: 5,
-        }
+        Taken::flat(kind, from, to, 5)
     }
 
     #[test]

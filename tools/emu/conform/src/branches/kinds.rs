@@ -81,6 +81,14 @@ scenarios! {
         ".pushsection .text.out" "22: .byte 0x48, 0xcb" ".popsection"]
     branches [Far K "20b" "22b", Far K "22b" "21b",]
 
+    segment "far JMPs to and from a 32-bit code segment with a base, and a JMP in it"
+    before []
+    code ["lea rax, [rip + 22f - 0x1000]" "mov qword ptr [rsp - 8], 0x48" "mov [rsp - 16], rax"
+        "20: .byte 0x48, 0xff, 0x6c, 0x24, 0xf0" "21:"
+        ".pushsection .text.out" ".code32" "22: jmp 23f" "nop"
+        "23: .byte 0xea" ".long 21b" ".word 8" ".code64" ".popsection"]
+    branches [Far K "20b" "22b", RelJmp K "22b" "23b", Far K "23b" "21b",]
+
     iret "IRETQ"
     before []
     code ["mov rax, rsp" "push 0x10" "push rax" "pushfq" "push 0x08" "lea rax, [rip + 21f]"

@@ -238,6 +238,15 @@ scenarios! {
         "mov eax, 0xfee00380" "mov dword ptr [rax], 200000" "sti" "hlt" "cli"]
     branches []
 
+    mwait "MWAIT until an interrupt"
+    before ["mov edi, 0x50" "lea rsi, [rip + acknowledge]" "call conform_gate"]
+    code ["mov eax, 0xfee003e0" "mov dword ptr [rax], 0xb"
+        "mov eax, 0xfee00320" "mov dword ptr [rax], 0x50"
+        "mov eax, 0xfee00380" "mov dword ptr [rax], 200000"
+        "lea rax, [rsp - 256]" "xor ecx, ecx" "xor edx, edx" "monitor"
+        "xor eax, eax" "sti" "mwait" "cli"]
+    branches []
+
     jumps_and_nops "JMP, 50 NOPs, JMP"
     before []
     code ["20: jmp 21f" "nop" "21: .fill 50, 1, 0x90" "22: jmp 23f" "nop" "23:"]

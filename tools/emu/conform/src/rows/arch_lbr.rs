@@ -266,17 +266,13 @@ fn depth(report: &mut Report, facts: &Facts) {
 fn entries(report: &mut Report, facts: &Facts) {
     lbr::reset(facts, 0);
     for (name, first) in [FILES[0], FILES[1]] {
-        for (address, what) in [
-            (0x0000_7fff_ffff_ffff, "highest canonical user address"),
-            (0xffff_8000_0000_0000, "lowest canonical kernel address"),
-            (u64::MAX, "highest address"),
-        ] {
+        for (address, what) in facts.canonical() {
             row!(report, ("{name}: takes the {what}"), || keeps(
                 first + facts.depth - 1,
                 address
             ));
         }
-        for address in [0x0000_8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63] {
+        for address in facts.not_canonical().into_iter().chain([1 << 63]) {
             row!(
                 report,
                 ("{name}: #GP on the non-canonical address {address:#x}"),

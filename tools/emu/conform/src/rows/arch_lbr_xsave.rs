@@ -205,6 +205,27 @@ fn save(report: &mut Report, facts: &Facts) {
         same("XSTATE_BV", present, LBR)?;
         same("XCOMP_BV", format, COMPACTED | LBR)
     });
+    for depth in [8, 16] {
+        row!(
+            report,
+            ("XSAVES: with an IA32_LBR_DEPTH of {depth} the entries beyond are 0"),
+            || {
+                lbr::reset(facts, 0);
+                wrmsr(IA32_LBR_DEPTH, depth);
+                let used = 3 * depth as usize;
+                for n in 0..used {
+                    wrmsr(entry(n).0, entry(n).1);
+                }
+                let mut area = Area::new(MARK, 0);
+                done(xsaves(&mut area, LBR))?;
+                same("IA32_LBR_DEPTH", area.lbr()[1], depth)?;
+                for (n, found) in area.lbr()[5..].iter().enumerate() {
+                    same("quadword", *found, if n < used { entry(n).1 } else { 0 })?;
+                }
+                Ok(())
+            }
+        );
+    }
     row!(report, ("XSAVES changes no register"), || {
         saved()?;
         are_filled(facts)

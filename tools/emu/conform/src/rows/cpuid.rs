@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! SDM vol. 2, "CPUID", and what IA32_PERF_CAPABILITIES and IA32_MISC_ENABLE say.
 
-use super::{keeps, refuses};
-use crate::cpu::{cpuid, rdmsr, wrmsr};
+use super::{absent, keeps, refuses};
+use crate::cpu::{cpuid, rdmsr, wrmsr, CpuidResult};
 use crate::facts::Facts;
 use crate::msr;
 use crate::report::{row, same, Report, Verdict};
@@ -33,6 +33,12 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         report,
         ("CPUID.01H:ECX[4] DS-CPL is 0 without a debug store"),
         || { field("DS-CPL", one.ecx, 4, 1, 0) }
+    );
+    thermal(report, one);
+    row!(
+        report,
+        ("CPUID.80000008H:EAX[15:8] is the number of bits of a linear address"),
+        || { field("EAX", cpuid(0x8000_0008, 0).eax, 8, 8, facts.linear) }
     );
     row!(report, ("CPUID.0AH is a basic leaf"), || {
         same(
@@ -178,6 +184,28 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     }
     row!(
         report,
+        ("MSR_PKG_CST_CONFIG_CONTROL is locked (bit 15): #GP on WRMSR"),
+        || {
+            let locked = rdmsr(0xe2);
+            same("bit 15", locked >> 15 & 1, 1)?;
+            refuses(0xe2, locked)
+        }
+    );
+    row!(
+        report,
+        ("IA32_CORE_CAPABILITIES: #GP without CPUID.07H:EDX[30]"),
+        || {
+            field("EDX[30]", cpuid(7, 0).edx, 30, 1, 0)?;
+            absent(0xcf)
+        }
+    );
+    row!(
+        report,
+        ("IA32_PLATFORM_ID is read-only: #GP on WRMSR"),
+        || refuses(msr::IA32_PLATFORM_ID, rdmsr(msr::IA32_PLATFORM_ID))
+    );
+    row!(
+        report,
         ("IA32_BIOS_SIGN_ID has the microcode revision after CPUID.01H"),
         || {
             wrmsr(msr::IA32_BIOS_SIGN_ID, 0);
@@ -189,4 +217,42 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             )
         }
     );
+}
+
+/// Nothing measures temperature, and nobody says so.
+fn thermal(report: &mut Report, one: CpuidResult) {
+    let six = cpuid(6, 0);
+    #[rustfmt::skip]
+    let fields = [
+        ("01H:ECX[8] TM2", one.ecx, 8, 1),
+        ("01H:EDX[22] ACPI", one.edx, 22, 1),
+        ("01H:EDX[29] TM", one.edx, 29, 1),
+        ("06H:EAX[0] digital temperature sensor", six.eax, 0, 1),
+        ("06H:EAX[4] power limit notification", six.eax, 4, 1),
+        ("06H:EAX[6] package thermal management", six.eax, 6, 1),
+        ("06H:EBX[3:0] interrupt thresholds", six.ebx, 0, 4),
+    ];
+    for (what, register, low, bits) in fields {
+        row!(report, ("CPUID.{what} is 0 without a sensor"), || field(
+            what, register, low, bits, 0
+        ));
+    }
+    for (name, index) in [
+        ("IA32_CLOCK_MODULATION", 0x19a),
+        ("IA32_THERM_INTERRUPT", 0x19b),
+        ("IA32_THERM_STATUS", 0x19c),
+        ("IA32_PACKAGE_THERM_STATUS", 0x1b1),
+        ("IA32_PACKAGE_THERM_INTERRUPT", 0x1b2),
+    ] {
+        row!(report, ("{name}: #GP without a sensor"), || absent(index));
+    }
+    for (index, what) in [
+        (0x1900, "a counter of perfmon version 6"),
+        (0xc001_0000, "an event select of AMD's"),
+        (0xc001_010e, "the LBR_SELECT of AMD's"),
+        (0x4000_0000, "a hypervisor's"),
+        (u32::MAX, "nobody's"),
+    ] {
+        row!(report, ("MSR {index:#x}, {what}: #GP"), || absent(index));
+    }
 }

@@ -51,26 +51,18 @@ pub fn rows(report: &mut Report, facts: &Facts) {
                 .chain(first + 0x29..=first + 0x3f)
                 .try_for_each(absent)
         });
-        for (address, what) in [
-            (0x0000_7fff_ffff_ffff, "highest canonical user address"),
-            (0xffff_8000_0000_0000, "lowest canonical kernel address"),
-            (u64::MAX, "highest address"),
-        ] {
+        for (address, what) in facts.canonical() {
             row!(report, ("{name}: takes the {what}"), || keeps(
                 first + depth - 1,
                 address
             ));
         }
-        for address in [
-            0x0000_8000_0000_0000,
-            0xffff_7fff_ffff_ffff,
-            1 << 48,
-            1 << 60,
-            // Of flags of TSX, which no machine has, these are sign extension.
-            1 << 61,
-            1 << 62,
-            1 << 63,
-        ] {
+        // Of flags of TSX, which no machine has, bits 61 and 62 are sign extension.
+        for address in facts
+            .not_canonical()
+            .into_iter()
+            .chain([1 << 61, 1 << 62, 1 << 63])
+        {
             // With flags in FROM its top bit is no part of the address.
             if first == FROM && !facts.has_info() && address == 1 << 63 {
                 row!(report, ("{name}: MISPRED can be set"), || keeps(
@@ -98,7 +90,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             INFO,
             1 << 63
         ));
-        for bit in [16, 31, 32, 60] {
+        for bit in [16, 31, 32, 60, 61, 62] {
             row!(
                 report,
                 ("MSR_LBR_INFO_x: #GP on reserved bit {bit}"),
@@ -168,6 +160,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             || { all_absent(first, first + 0x3f) }
         );
     }
+    row!(
+        report,
+        ("IA32_LER_INFO: #GP without CPUID.07H:EDX[19] (Arch LBR)"),
+        || absent(msr::IA32_LER_INFO)
+    );
     for (index, what) in [
         (msr::MSR_LER_FROM_LIP, "MSR_LER_FROM_LIP"),
         (msr::MSR_LER_TO_LIP, "MSR_LER_TO_LIP"),

@@ -2,7 +2,7 @@
 //! SDM vol. 3, "Debug, Branch Profile, TSC, and Intel Resource Director
 //! Technology Features" and "Last Branch Records": what is recorded.
 
-use crate::branches::{self, Kind, KINDS};
+use crate::branches::{self, Branch, Kind, KINDS};
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, filter, records};
@@ -34,6 +34,31 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         };
         row!(report, ("{about}: {what}"), || records(facts, scenario, 0));
     }
+    // IA32_PERF_CAPABILITIES.LBR_FMT: "64-bit EIP"; CPUID.1CH:EAX[31]: "LIP".
+    let (addresses, base) = if facts.is_architectural() {
+        ("linear addresses", 0)
+    } else {
+        ("offsets in the code segment", 0x1000)
+    };
+    row!(
+        report,
+        ("FROM and TO have {addresses} ({})", branches::segment.about),
+        || {
+            lbr::reset(facts, 0);
+            lbr::run(facts, &branches::segment, 0);
+            // The first enters the segment, the last leaves it.
+            let bases = [(0, base), (base, base), (base, 0)];
+            let inside = branches::segment.branches().zip(bases);
+            lbr::holds(
+                facts,
+                inside.map(|(branch, bases)| Branch {
+                    from: branch.from - bases.0,
+                    to: branch.to - bases.1,
+                    ..branch
+                }),
+            )
+        }
+    );
     for scenario in KINDS {
         let about = scenario.about;
         let own = scenario

@@ -19,6 +19,7 @@ mod pmu_overflow;
 mod reset;
 mod smm;
 mod vmx;
+mod vmx_debugctl;
 mod vmx_msrs;
 
 use crate::cpu::{try_rdmsr, try_wrmsr};
@@ -31,7 +32,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const FIRST_LIFE: [Group; 19] = [
+const FIRST_LIFE: [Group; 20] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -54,6 +55,7 @@ const FIRST_LIFE: [Group; 19] = [
     ("Power and thermal management", feedback::rows),
     ("System management mode", smm::rows),
     ("VM entries and VM exits", vmx::rows),
+    ("VM entries and VM exits: IA32_DEBUGCTL", vmx_debugctl::rows),
     ("VM entries and VM exits: MSRs", vmx_msrs::rows),
     (
         "VM entries and VM exits: architectural LBRs",

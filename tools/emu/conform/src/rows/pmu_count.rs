@@ -453,22 +453,24 @@ fn rdpmc(report: &mut Report, facts: &Facts) {
 }
 
 fn halted(report: &mut Report, facts: &Facts) {
-    let measure = |n| {
+    let measure = |n, scenario| {
         let start = rdmsr(msr::IA32_TIME_STAMP_COUNTER);
-        let counted = pmu::count_fixed(facts, n, 3, &branches::halt);
+        let counted = pmu::count_fixed(facts, n, 3, scenario);
         (counted, rdmsr(msr::IA32_TIME_STAMP_COUNTER) - start)
     };
-    for (n, name) in [(1, "CPU_CLK_UNHALTED.CORE"), (2, "CPU_CLK_UNHALTED.REF")] {
-        row!(
-            report,
-            ("HLT: IA32_FIXED_CTR{n} ({name}) stands still, the TSC does not"),
-            || {
-                let (counted, time) = measure(n);
-                if time < 100_000 || counted > 10_000 {
-                    fail!("{counted} cycles counted in {time} cycles of the TSC");
+    for (what, scenario) in [("HLT", &branches::halt), ("MWAIT", &branches::mwait)] {
+        for (n, name) in [(1, "CPU_CLK_UNHALTED.CORE"), (2, "CPU_CLK_UNHALTED.REF")] {
+            row!(
+                report,
+                ("{what}: IA32_FIXED_CTR{n} ({name}) stands still, the TSC does not"),
+                || {
+                    let (counted, time) = measure(n, scenario);
+                    if time < 100_000 || counted > 10_000 {
+                        fail!("{counted} cycles counted in {time} cycles of the TSC");
+                    }
+                    Ok(())
                 }
-                Ok(())
-            }
-        );
+            );
+        }
     }
 }

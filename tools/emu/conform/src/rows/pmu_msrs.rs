@@ -3,10 +3,10 @@
 //! the registers.
 
 use super::{absent, keeps, refuses};
-use crate::cpu::{rdmsr, try_wrmsr, wrmsr};
+use crate::cpu::{cpuid, rdmsr, try_wrmsr, wrmsr};
 use crate::facts::Facts;
 use crate::msr;
-use crate::pmu::{self, Counter, BRANCHES, CTR_FRZ, EN, LBR_FRZ, OS};
+use crate::pmu::{self, Counter, BRANCHES, CTR_FRZ, EN, LBR_FRZ, OS, OVF_DS, OVF_UNCORE};
 use crate::report::{fail, row, same, Report, Verdict};
 
 fn takes(index: u32, value: u64) -> Verdict {
@@ -197,7 +197,19 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         ("IA32_PERF_GLOBAL_STATUS_RESET.COND_CHGD is accepted"),
         || { takes(reset, 1 << 63) }
     );
-    for bit in [general, 31, 32 + fixed, 47, 57] {
+    for (bit, name) in [(OVF_UNCORE, "OVF_UNCORE"), (OVF_DS, "OVF_DS")] {
+        row!(
+            report,
+            ("IA32_PERF_GLOBAL_STATUS_RESET.{name} is accepted"),
+            || takes(reset, bit)
+        );
+    }
+    // LBR_FRZ and CTR_FRZ are of version 4, Trace ToPA and ASCI of Processor Trace and SGX.
+    let freezing = [58, 59].into_iter().filter(|_| facts.version < 4);
+    for bit in [general, 31, 32 + fixed, 47, 55, 57, 60]
+        .into_iter()
+        .chain(freezing)
+    {
         row!(
             report,
             ("IA32_PERF_GLOBAL_STATUS_RESET: #GP on reserved bit {bit}"),
@@ -218,6 +230,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         version_4(report, facts, settable);
     }
     filters(report, facts);
+    any_thread(report, facts);
     for (index, name) in [
         (
             0x329,
@@ -236,13 +249,58 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     }
 }
 
+/// AnyThread, which CPUID.0AH:EDX[15] takes back from version 5 on.
+fn any_thread(report: &mut Report, facts: &Facts) {
+    let deprecated = facts.version >= 5;
+    let edx = cpuid(0xa, 0).edx;
+    row!(
+        report,
+        ("CPUID.0AH:EDX[15] AnyThread deprecation from version 5 on"),
+        || same("bit 15", u64::from(edx >> 15 & 1), u64::from(deprecated))
+    );
+    let what = if deprecated {
+        "#GP"
+    } else {
+        "can be set and cleared"
+    };
+    for (name, index, bit) in [
+        ("IA32_PERFEVTSELx", msr::IA32_PERFEVTSEL0, 21),
+        (
+            "IA32_FIXED_CTR_CTRL, counter 0",
+            msr::IA32_FIXED_CTR_CTRL,
+            2,
+        ),
+        (
+            "IA32_FIXED_CTR_CTRL, counter 2",
+            msr::IA32_FIXED_CTR_CTRL,
+            10,
+        ),
+    ] {
+        row!(report, ("{name}: AnyThread {what}"), || {
+            if deprecated {
+                return refuses(index, 1 << bit);
+            }
+            keeps(index, 1 << bit)?;
+            keeps(index, 0)
+        });
+    }
+}
+
 /// What narrows an event that IA32_PERFEVTSELx selects, with its bits.
 fn filters(report: &mut Report, facts: &Facts) {
+    // Unknown branches, from Golden Cove on.
+    let unknown = u64::from(facts.is_architectural()) << 3;
     for (index, name, valid, reserved, since) in [
         (0x1a6, "MSR_OFFCORE_RSP_0", (1 << 38) - 1, [38, 63], 3),
         (0x1a7, "MSR_OFFCORE_RSP_1", (1 << 38) - 1, [38, 63], 3),
         (0x3f6, "MSR_PEBS_LD_LAT", 0xffff, [16, 63], 3),
-        (0x3f7, "MSR_PEBS_FRONTEND", 0x7f_ff17, [3, 23], 4_u32),
+        (
+            0x3f7,
+            "MSR_PEBS_FRONTEND",
+            0x7f_ff17 | unknown,
+            [5, 23],
+            4_u32,
+        ),
     ] {
         if facts.version < since {
             row!(report, ("{name}: #GP before version {since}"), || absent(
@@ -277,7 +335,10 @@ fn version_4(report: &mut Report, facts: &Facts, settable: u64) {
         ("OVF_FIXEDCTR0", 1 << 32),
         ("LBR_FRZ", LBR_FRZ),
         ("CTR_FRZ", CTR_FRZ),
+        ("OVF_UNCORE", OVF_UNCORE),
+        ("OVF_DS", OVF_DS),
     ];
+    let settable = settable | OVF_UNCORE | OVF_DS;
     for (name, bit) in bits {
         row!(
             report,
@@ -299,7 +360,7 @@ fn version_4(report: &mut Report, facts: &Facts, settable: u64) {
         );
     }
     pmu::reset(facts);
-    for bit in [facts.general, 31, 32 + facts.fixed, 47, 57, 63] {
+    for bit in [facts.general, 31, 32 + facts.fixed, 47, 55, 57, 60, 63] {
         row!(
             report,
             ("IA32_PERF_GLOBAL_STATUS_SET: #GP on reserved bit {bit}"),

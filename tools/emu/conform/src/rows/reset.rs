@@ -4,7 +4,7 @@
 
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr;
+use crate::lbr::{self, FREEZE_PERFMON_ON_PMI, LBR};
 use crate::msr;
 use crate::pmu;
 use crate::report::{row, same, Report};
@@ -107,24 +107,39 @@ pub fn leave(facts: &Facts) {
     for (_, index, value, _) in left(facts) {
         wrmsr(index, value);
     }
+    wrmsr(msr::IA32_DEBUGCTL, debugctl(facts));
     // The filters of the others are in MSR_LBR_SELECT.
-    let (register, on) = lbr::switch(facts, lbr::CPL_EQ_0 | lbr::CPL_NEQ_0);
+    let (register, on) = switch(facts);
     wrmsr(register, on);
 }
 
-fn stopped(report: &mut Report, facts: &Facts, what: &str) {
+/// The register that switches recording on, which is of no branch.
+fn switch(facts: &Facts) -> (u32, u64) {
     let (register, on) = lbr::switch(facts, lbr::CPL_EQ_0 | lbr::CPL_NEQ_0);
-    let name = lbr::switch_name(facts);
-    // IA32_LBR_CTL keeps its other bits.
-    let expected = if facts.is_architectural() { on & !1 } else { 0 };
-    row!(report, ("{name} is 0 after {what}"), || {
-        same("the register", rdmsr(register), expected)
-    });
+    if facts.is_architectural() {
+        (register, on)
+    } else {
+        (register, debugctl(facts))
+    }
+}
+
+/// What is in IA32_DEBUGCTL at the end of a life.
+fn debugctl(facts: &Facts) -> u64 {
+    let switch = if facts.is_architectural() { 0 } else { LBR };
+    switch | FREEZE_PERFMON_ON_PMI
 }
 
 /// What is there after INIT.
 pub fn after_init(report: &mut Report, facts: &Facts) {
-    stopped(report, facts, "INIT");
+    let (register, on) = switch(facts);
+    for (name, index, value) in [
+        (lbr::switch_name(facts), register, on),
+        ("IA32_DEBUGCTL", msr::IA32_DEBUGCTL, debugctl(facts)),
+    ] {
+        row!(report, ("{name} keeps its value after INIT"), || {
+            same(name, rdmsr(index), value)
+        });
+    }
     for (name, index, value, _) in left(facts) {
         row!(report, ("{name} keeps its value after INIT"), || {
             same(name, rdmsr(index), value)
@@ -134,7 +149,13 @@ pub fn after_init(report: &mut Report, facts: &Facts) {
 
 /// What is there after RESET.
 pub fn after_reset(report: &mut Report, facts: &Facts) {
-    stopped(report, facts, "RESET");
+    let (register, on) = switch(facts);
+    let name = lbr::switch_name(facts);
+    // IA32_LBR_CTL keeps its other bits.
+    let expected = if facts.is_architectural() { on & !1 } else { 0 };
+    row!(report, ("{name} is 0 after RESET"), || {
+        same("the register", rdmsr(register), expected)
+    });
     for (name, index, _, value) in left(facts) {
         row!(report, ("{name} is {value:#x} after RESET"), || {
             same(name, rdmsr(index), value)

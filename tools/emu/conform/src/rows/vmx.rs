@@ -6,10 +6,10 @@ use crate::apic;
 use crate::branches::{self, Branch, Kind, Ring};
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{self, BTF, FREEZE_LBRS_ON_PMI, LBR};
+use crate::lbr::{self, LBR};
 use crate::msr::{self, IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, EN, INSTRUCTIONS, INT, OS};
-use crate::report::{fail, row, same, Failure, Report, Verdict};
+use crate::report::{fail, row, same, Report, Verdict};
 use crate::traps;
 use crate::vmx::{self, field, guest, Controls, End};
 
@@ -20,14 +20,11 @@ pub(super) const DEBUG_EXCEPTION: u64 = 1 << 31 | 3 << 8 | 1;
 // Basic exit reasons.
 pub(super) const EXCEPTION_OR_NMI: u64 = 0;
 pub(super) const VMCALL: u64 = 18;
-const MONITOR_TRAP_FLAG: u64 = 37;
-/// Pending debug exceptions, exit qualification: a single step.
-const BS: u64 = 1 << 14;
 pub(super) const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
 /// VM-instruction error: VM entry with invalid host-state fields.
 const INVALID_HOST_STATE: u64 = 8;
 
-const DEBUG: Controls = Controls {
+pub(super) const DEBUG: Controls = Controls {
     pin: 0,
     processor: 0,
     exit: vmx::SAVE_DEBUG_CONTROLS,
@@ -117,7 +114,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             1
         ));
     }
-    debugctl(report);
+    capabilities(report);
     if !facts.is_architectural() {
         records(report, facts);
     }
@@ -126,140 +123,33 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     lbr::reset(facts, 0);
 }
 
-fn debugctl(report: &mut Report) {
-    for value in [BTF, FREEZE_LBRS_ON_PMI, 0] {
+/// The registers that have not what each control may be, but what old software may assume.
+fn capabilities(report: &mut Report) {
+    for (name, index, exact, default) in [
+        (
+            "EXIT",
+            vmx::IA32_VMX_EXIT_CTLS,
+            vmx::IA32_VMX_TRUE_EXIT_CTLS,
+            0x3_6dff,
+        ),
+        (
+            "ENTRY",
+            vmx::IA32_VMX_ENTRY_CTLS,
+            vmx::IA32_VMX_TRUE_ENTRY_CTLS,
+            0x11ff,
+        ),
+    ] {
         row!(
             report,
-            ("load debug controls: the guest's IA32_DEBUGCTL is {value:#x}"),
-            || {
-                vmx::prepare(guest::rdmsr, DEBUG);
-                vmx::write(field::GUEST_DEBUGCTL, value);
-                exits(VMCALL)?;
-                same("IA32_DEBUGCTL in the guest", vmx::answer(), value)
-            }
+            ("IA32_VMX_{name}_CTLS allows what IA32_VMX_TRUE_{name}_CTLS allows"),
+            || same("bits 63:32", rdmsr(index) >> 32, rdmsr(exact) >> 32)
         );
         row!(
             report,
-            ("save debug controls: VM exit saves an IA32_DEBUGCTL of {value:#x}"),
-            || {
-                vmx::prepare(guest::rdmsr, Controls { entry: 0, ..DEBUG });
-                vmx::write(field::GUEST_DEBUGCTL, 0x1234);
-                wrmsr(IA32_DEBUGCTL, value);
-                exits(VMCALL)?;
-                same(
-                    "guest IA32_DEBUGCTL field",
-                    vmx::read(field::GUEST_DEBUGCTL),
-                    value,
-                )
-            }
-        );
-    }
-    // One instruction, no branch, is stepped over, and a VM exit comes before the trap.
-    let step = |debugctl| -> Result<u64, Failure> {
-        let processor = vmx::MONITOR_TRAP;
-        vmx::prepare(guest::nops_10, Controls { processor, ..DEBUG });
-        vmx::write(field::GUEST_DEBUGCTL, debugctl);
-        vmx::write(field::GUEST_RFLAGS, 0x102);
-        exits(MONITOR_TRAP_FLAG)?;
-        Ok(vmx::read(field::GUEST_PENDING_DEBUG) & BS)
-    };
-    row!(
-        report,
-        ("a VM exit saves a single step (BS) as pending"),
-        || { same("BS", step(0)?, BS) }
-    );
-    row!(
-        report,
-        ("a VM exit saves no single step with BTF and without a branch"),
-        || { same("BS", step(BTF)?, 0) }
-    );
-    row!(
-        report,
-        ("a single step (BS) that is pending at VM entry traps, whatever BTF says"),
-        || {
-            step(BTF)?;
-            vmx::prepare(guest::nops_10, DEBUG);
-            vmx::write(field::GUEST_DEBUGCTL, BTF);
-            vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
-            vmx::write(field::GUEST_PENDING_DEBUG, BS);
-            exits(EXCEPTION_OR_NMI)?;
-            same("BS", vmx::read(field::EXIT_QUALIFICATION) & BS, BS)
-        }
-    );
-    row!(
-        report,
-        ("without load debug controls the guest keeps IA32_DEBUGCTL"),
-        || {
-            vmx::prepare(guest::rdmsr, NONE);
-            vmx::write(field::GUEST_DEBUGCTL, 0);
-            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
-            exits(VMCALL)?;
-            same(
-                "IA32_DEBUGCTL in the guest",
-                vmx::answer(),
-                FREEZE_LBRS_ON_PMI,
-            )
-        }
-    );
-    row!(
-        report,
-        ("without save debug controls VM exit leaves the field alone"),
-        || {
-            vmx::prepare(guest::rdmsr, NONE);
-            vmx::write(field::GUEST_DEBUGCTL, 0x1234);
-            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
-            exits(VMCALL)?;
-            same(
-                "guest IA32_DEBUGCTL field",
-                vmx::read(field::GUEST_DEBUGCTL),
-                0x1234,
-            )
-        }
-    );
-    for (name, controls) in [("with", DEBUG), ("without", NONE)] {
-        row!(
-            report,
-            ("VM exit clears IA32_DEBUGCTL, {name} save debug controls"),
-            || {
-                vmx::prepare(guest::exit, controls);
-                vmx::write(field::GUEST_DEBUGCTL, FREEZE_LBRS_ON_PMI);
-                wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
-                exits(VMCALL)?;
-                same("IA32_DEBUGCTL", rdmsr(IA32_DEBUGCTL), 0)
-            }
+            ("IA32_VMX_{name}_CTLS: what is reserved and 1 by default must be 1"),
+            || same("bits 31:0", rdmsr(index) & 0xffff_ffff, default)
         );
     }
-    for bit in [3, 16, 32, 63] {
-        row!(
-            report,
-            ("load debug controls: VM entry fails on reserved bit {bit}"),
-            || {
-                vmx::prepare(guest::exit, DEBUG);
-                vmx::write(field::GUEST_DEBUGCTL, 1 << bit);
-                exits(INVALID_GUEST_STATE)
-            }
-        );
-    }
-    row!(
-        report,
-        ("a VM entry that fails late clears IA32_DEBUGCTL as a VM exit does"),
-        || {
-            vmx::prepare(guest::exit, DEBUG);
-            vmx::write(field::GUEST_DEBUGCTL, 1 << 63);
-            wrmsr(IA32_DEBUGCTL, FREEZE_LBRS_ON_PMI);
-            exits(INVALID_GUEST_STATE)?;
-            same("IA32_DEBUGCTL", rdmsr(IA32_DEBUGCTL), 0)
-        }
-    );
-    row!(
-        report,
-        ("without load debug controls the field is not checked"),
-        || {
-            vmx::prepare(guest::exit, NONE);
-            vmx::write(field::GUEST_DEBUGCTL, 1 << 63);
-            exits(VMCALL)
-        }
-    );
 }
 
 /// A VM entry with `controls` and `value` in `field` injects `event`; its delivery is

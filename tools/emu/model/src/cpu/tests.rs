@@ -36,12 +36,7 @@ fn get(cpu: &mut LogicalCpu, index: u32) -> u64 {
 }
 
 fn jump(cpu: &mut LogicalCpu, from: u64) {
-    let branch = Taken {
-        kind: Kind::RelativeJump,
-        from,
-        to: from + 9,
-        length: 2,
-    };
+    let branch = Taken::flat(Kind::RelativeJump, from, from + 9, 2);
     cpu.taken(&branch, 0);
 }
 
@@ -262,12 +257,7 @@ fn an_overflow_freezes_as_configured_before_the_write() {
 fn a_level_changes_with_one_branch() {
     let mut cpu = LogicalCpu::new(&sapphire_rapids());
     set(&mut cpu, IA32_LBR_CTL, 0x7f_0003);
-    let branch = |kind, from| Taken {
-        kind,
-        from,
-        to: 0x9000,
-        length: 0,
-    };
+    let branch = |kind, from| Taken::flat(kind, from, 0x9000, 0);
     cpu.set_user(true, at(1));
     cpu.set_user(false, at(2));
     cpu.taken(&branch(Kind::Event, 0x1000), 3);
@@ -324,12 +314,7 @@ fn insertions_are_counted_if_not_filtered() {
 fn events_retire_no_branch_but_int_n_does() {
     let mut cpu = cpu();
     set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x40c4);
-    let event = Taken {
-        kind: Kind::Event,
-        from: 1,
-        to: 2,
-        length: 0,
-    };
+    let event = Taken::flat(Kind::Event, 1, 2, 0);
     cpu.taken(&event, 0);
     assert_eq!(get(&mut cpu, IA32_PMC0), 0);
     cpu.retired(Kind::Far);
@@ -437,14 +422,15 @@ fn an_smi_clears_switches_and_rsm_restores_them() {
 }
 
 #[test]
-fn init_keeps_counters_and_records_and_stops_recording() {
+fn init_keeps_registers_and_power_up_clears_them() {
     let mut cpu = armed(debugctl::LBR);
     jump(&mut cpu, 1);
     cpu.reset(Reset::Init, at(5));
-    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), debugctl::LBR);
     assert_eq!(get(&mut cpu, IA32_PMC0), MAX - 4);
     assert_eq!(newest(&cpu), 1);
     cpu.reset(Reset::PowerUp, at(0));
+    assert_eq!(get(&mut cpu, IA32_DEBUGCTL), 0);
     assert_eq!(get(&mut cpu, IA32_PMC0), 0);
     assert_eq!(newest(&cpu), 0);
     set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);
@@ -482,7 +468,7 @@ proptest! {
                 }
                 2 => {
                     let kind = Kind::from_number(number as u8 % 8).unwrap();
-                    cpu.taken(&Taken { kind, from: value, to: value.wrapping_mul(3), length: 5 }, time);
+                    cpu.taken(&Taken::flat(kind, value, value.wrapping_mul(3), 5), time);
                 }
                 3 => cpu.set_user(value % 2 == 0, at(time)),
                 4 => cpu.smm(value % 2 == 0, at(time)),

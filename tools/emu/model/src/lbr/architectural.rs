@@ -65,6 +65,8 @@ pub const AREA: usize = HEADER + 3 * ENTRIES;
 pub struct Architectural {
     /// The values that IA32_LBR_DEPTH takes, ascending.
     depths: Vec<u8>,
+    /// Bits of a linear address.
+    bits: u8,
     ctl: u64,
     /// A ring of IA32_LBR_DEPTH entries, a power of two.
     records: Vec<Record>,
@@ -84,9 +86,10 @@ pub struct Architectural {
 
 impl Architectural {
     /// Empty records of the largest of `depths`.
-    pub fn new(depths: &[u8]) -> Self {
+    pub fn new(depths: &[u8], bits: u8) -> Self {
         let mut lbr = Self {
             depths: depths.to_vec(),
+            bits,
             ctl: 0,
             records: Vec::new(),
             newest: 0,
@@ -265,16 +268,37 @@ impl Architectural {
         Some(match index {
             msr::IA32_LBR_CTL => checked(value, CTL_VALID).map(|ctl| self.set_ctl(ctl)),
             msr::IA32_LBR_DEPTH => self.supported(value).map(|depth| self.set_depth(depth)),
-            msr::MSR_LER_FROM_LIP => fit(Field::From, value).map(|v| self.before_event.from = v),
-            msr::MSR_LER_TO_LIP => fit(Field::To, value).map(|v| self.before_event.to = v),
-            msr::IA32_LER_INFO => fit(Field::Info, value).map(|v| self.before_event.info = v),
+            msr::MSR_LER_FROM_LIP => self
+                .fit(Field::From, value)
+                .map(|v| self.before_event.from = v),
+            msr::MSR_LER_TO_LIP => self.fit(Field::To, value).map(|v| self.before_event.to = v),
+            msr::IA32_LER_INFO => self
+                .fit(Field::Info, value)
+                .map(|v| self.before_event.info = v),
             _ => self.locate(index)?.and_then(|(field, slot)| {
-                let value = fit(field, value)?;
+                let value = self.fit(field, value)?;
                 if let Some(record) = self.records.get_mut(slot) {
                     record.set(field, value);
                 }
                 Ok(())
             }),
+        })
+    }
+
+    /// What a field of a record keeps of a value.
+    fn fit(&self, field: Field, value: u64) -> Result<u64> {
+        match field {
+            Field::From | Field::To => canonical(value, self.bits),
+            // The undefined bits may be written, and read as something else.
+            Field::Info => Ok(value & INFO_KEPT),
+        }
+    }
+
+    fn fit_record(&self, from: u64, to: u64, info: u64) -> Result<Record> {
+        Ok(Record {
+            from: self.fit(Field::From, from)?,
+            to: self.fit(Field::To, to)?,
+            info: self.fit(Field::Info, info)?,
         })
     }
 
@@ -309,13 +333,13 @@ impl Architectural {
     pub fn restore(&mut self, area: &[u64; AREA]) -> Result<()> {
         let &[ctl, depth, from, to, info, ref entries @ ..] = area;
         let ctl = checked(ctl, CTL_VALID)?;
-        let ler = fit_record(from, to, info)?;
+        let ler = self.fit_record(from, to, info)?;
         let mut records = Vec::with_capacity(self.depth());
         for entry in entries.chunks_exact(3).take(self.depth()) {
             let &[from, to, info] = entry else {
                 return Err(Fault);
             };
-            records.push(fit_record(from, to, info)?);
+            records.push(self.fit_record(from, to, info)?);
         }
         self.set_ctl(ctl);
         self.before_event = ler;
@@ -382,23 +406,6 @@ fn br_type(kind: Kind) -> u64 {
         Kind::Return => 5,
         Kind::Far | Kind::Event => 8,
     }
-}
-
-/// What a field of a record keeps of a value.
-fn fit(field: Field, value: u64) -> Result<u64> {
-    match field {
-        Field::From | Field::To => canonical(value),
-        // The undefined bits may be written, and read as something else.
-        Field::Info => Ok(value & INFO_KEPT),
-    }
-}
-
-fn fit_record(from: u64, to: u64, info: u64) -> Result<Record> {
-    Ok(Record {
-        from: fit(Field::From, from)?,
-        to: fit(Field::To, to)?,
-        info: fit(Field::Info, info)?,
-    })
 }
 
 #[cfg(test)]

@@ -44,12 +44,14 @@ const FROM_TSX: u64 = 3 << 61;
 #[derive(Clone, Debug)]
 pub struct Legacy {
     format: LbrFormat,
+    /// Bits of a linear address.
+    bits: u8,
     records: Vec<Record>,
     tos: usize,
     select: u64,
     /// When the last record was made, in core cycles.
     recorded: u64,
-    /// The latest branch, recorded or not.
+    /// The latest branch, recorded or not, in linear addresses.
     last: (u64, u64),
     /// MSR_LER_FROM_LIP and MSR_LER_TO_LIP: the latest branch before the latest
     /// event.
@@ -58,9 +60,10 @@ pub struct Legacy {
 
 impl Legacy {
     /// An empty stack.
-    pub fn new(depth: u8, format: LbrFormat) -> Self {
+    pub fn new(depth: u8, format: LbrFormat, bits: u8) -> Self {
         Self {
             format,
+            bits,
             records: vec![Record::default(); usize::from(depth)],
             tos: 0,
             select: 0,
@@ -130,6 +133,8 @@ impl Legacy {
         at & (self.records.len() - 1)
     }
 
+    /// Both formats have "64-bit EIP" in IA32_PERF_CAPABILITIES.LBR_FMT: offsets in the code
+    /// segments.
     fn push(&mut self, branch: &Taken, how: Circumstances) {
         self.tos = self.wrap(self.tos + 1);
         let elapsed = how.cycles.saturating_sub(self.recorded).min(INFO_CYCLES);
@@ -137,15 +142,15 @@ impl Legacy {
         let flag = |bit| if how.mispredicted { bit } else { 0 };
         let (from, info) = match self.format {
             LbrFormat::EipFlags2 => {
-                let address = branch.from & !(FROM_MISPREDICTED | FROM_TSX);
+                let address = branch.from_ip & !(FROM_MISPREDICTED | FROM_TSX);
                 (address | flag(FROM_MISPREDICTED), 0)
             }
-            LbrFormat::Info => (branch.from, elapsed | flag(INFO_MISPREDICTED)),
+            LbrFormat::Info => (branch.from_ip, elapsed | flag(INFO_MISPREDICTED)),
         };
         if let Some(record) = self.records.get_mut(self.tos) {
             *record = Record {
                 from,
-                to: branch.to,
+                to: branch.to_ip,
                 info,
             };
         }
@@ -179,9 +184,9 @@ impl Legacy {
             // The address is the value without its flag, sign-extended.
             (Field::From, LbrFormat::EipFlags2) => {
                 let address = (value << 1) as i64 >> 1;
-                canonical(address as u64).map(|_| value)
+                canonical(address as u64, self.bits).map(|_| value)
             }
-            (Field::From | Field::To, _) => canonical(value),
+            (Field::From | Field::To, _) => canonical(value, self.bits),
             (Field::Info, _) => checked(value, INFO_VALID),
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 use super::*;
-use crate::machine::tests::skylake;
+use crate::machine::tests::{sapphire_rapids, skylake};
 use crate::msr::*;
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ const ENABLE_ALL: u64 = 7 << 32 | 0xf;
 const MAX: u64 = (1 << 48) - 1;
 
 fn pmu() -> Pmu {
-    let mut pmu = Pmu::new(&skylake().pmu);
+    let mut pmu = Pmu::new(&skylake());
     set(&mut pmu, IA32_PERF_GLOBAL_CTRL, ENABLE_ALL);
     pmu
 }
@@ -40,7 +40,7 @@ fn pass(pmu: &mut Pmu, cycles: u64, instructions: u64) -> bool {
 
 #[test]
 fn after_reset_the_general_counters_are_enabled_globally() {
-    let pmu = Pmu::new(&skylake().pmu);
+    let pmu = Pmu::new(&skylake());
     assert_eq!(get(&pmu, IA32_PERF_GLOBAL_CTRL), 0xf);
     for index in [
         IA32_PERFEVTSEL0,
@@ -357,4 +357,12 @@ proptest! {
             prop_assert!(pmu.counters.iter().all(|c| c.value <= MAX));
         }
     }
+}
+
+#[test]
+fn golden_cove_selects_unknown_branches() {
+    let mut pmu = Pmu::new(&sapphire_rapids());
+    set(&mut pmu, MSR_PEBS_FRONTEND, 1 << 3);
+    assert!(try_set(&mut pmu, MSR_PEBS_FRONTEND, 1 << 5).is_err());
+    assert!(try_set(&mut pmu, MSR_PEBS_LD_LAT, 1 << 20).is_err());
 }

@@ -51,11 +51,11 @@ const EVENTS: [u64; 16] = [
 
 /// The registers of all machines: first, number.
 #[rustfmt::skip]
-const REGISTERS: [(u32, u32); 29] = [
+const REGISTERS: [(u32, u32); 31] = [
     (0x186, 8), (0xc1, 8), (0x4c1, 8), (0x309, 5), (0x38d, 1), (0x38e, 1), (0x38f, 1),
     (0x390, 1), (0x391, 2), (0x1c8, 1), (0x1c9, 1), (0x1d9, 1), (0x1d9, 1), (0x1dd, 2),
     (0x1e0, 1), (0x345, 1), (0x680, 33), (0x6c0, 33), (0xdc0, 33), (0x14ce, 1), (0x14ce, 1),
-    (0x14cf, 1), (0x1200, 65), (0x1500, 65), (0x1600, 65), (0x38f, 1), (0xe7, 2), (0x1a6, 2), (0x3f6, 2),
+    (0x14cf, 1), (0x1200, 65), (0x1500, 65), (0x1600, 65), (0x38f, 1), (0xe7, 2), (0x1a6, 2), (0x3f6, 2), (0x17, 1), (0xe2, 1),
 ];
 
 struct Source<'a> {
@@ -102,11 +102,19 @@ impl Source<'_> {
         } else {
             self.address()
         };
+        // Near branches stay in their segment.
+        let base = self.pick(&[0, 0, 0, 0x800]);
+        let other = if kind < 6 {
+            base
+        } else {
+            self.pick(&[0, 0x400])
+        };
         Branch {
             kind,
             length,
             from,
             to,
+            bases: (base, other),
         }
     }
 
@@ -156,6 +164,7 @@ impl Source<'_> {
             }
             0x14cf => self.pick(&[8, 16, 32]),
             0xdc0..=0xde0 | 0x1200..=0x1220 => self.below(0x1_0000) | self.below(2) << 63,
+            _ if self.chance(8) => self.address() ^ 0xff << self.pick(&[48, 49, 50]),
             _ => self.address(),
         }
     }
@@ -231,7 +240,7 @@ impl Source<'_> {
             }
             71 if self.chance(2) => Step::Rdpmc(self.rng.random()),
             71 => {
-                let leaf = self.pick(&[1, 7, 0xa, 0x15, 0x16, 0x1c, 0xd, 0x8000_0000]) as u32;
+                let leaf = self.pick(&[1, 6, 7, 0xa, 0x15, 0x16, 0x1c, 0xd, 0x8000_0000]) as u32;
                 Step::Cpuid(leaf, self.below(3) as u32, self.rng.random())
             }
             72 => Step::Enter([self.value(0x1d9), self.value(0x14ce), self.value(0x38f)]),

@@ -113,14 +113,13 @@ impl Lbr {
             self.records.truncate(self.depth);
         } else {
             self.top = (self.top + 1) % self.facts.depth;
+            // RIP, not linear addresses.
+            let from = branch.from.wrapping_sub(branch.bases.0);
+            let to = branch.to.wrapping_sub(branch.bases.1);
             self.records[self.top] = if self.facts.info {
-                [
-                    branch.from,
-                    branch.to,
-                    wrong | elapsed.unwrap_or(0).min(0xffff),
-                ]
+                [from, to, wrong | elapsed.unwrap_or(0).min(0xffff)]
             } else {
-                [branch.from & !(7 << 61) | wrong, branch.to, 0]
+                [from & !(7 << 61) | wrong, to, 0]
             };
         }
         true
@@ -190,9 +189,9 @@ impl Lbr {
             // MISPRED is no part of the address; without TSX the other flags are.
             0 if !self.facts.architectural && !self.facts.info => {
                 let address = (value << 1) as i64 >> 1;
-                canonical(address as u64).then_some(value)
+                canonical(address as u64, self.facts.linear).then_some(value)
             }
-            0 | 1 => canonical(value).then_some(value),
+            0 | 1 => canonical(value, self.facts.linear).then_some(value),
             _ if self.facts.architectural => Some(value & (0x9f00_0000_0000_ffff)),
             _ => (value & !(MISPRED | 0xffff) == 0).then_some(value),
         }

@@ -7,7 +7,7 @@ use emu_model::cpuid::Registers;
 use emu_model::ffi::{self, Handle, MachineHandle, Watch};
 use emu_model::time::Now;
 
-use crate::reference::Place;
+use crate::reference::{Branch, Place};
 
 /// `struct emu_watch`
 #[repr(C)]
@@ -147,10 +147,38 @@ impl Cpu {
         self.watch().step_branches
     }
 
-    pub(crate) fn branch(&mut self, kind: u8, length: u8, from: u64, to: u64) {
-        if self.watch().branches {
-            self.tells(|| call!(emu_branch, self, kind, length, from, to, self.cycles + 1));
+    pub(crate) fn branch(&mut self, branch: &Branch) {
+        if !self.watch().branches {
+            return;
         }
+        let &Branch {
+            kind,
+            length,
+            from,
+            to,
+            bases,
+        } = branch;
+        let at = |address: u64, base| ffi::Place {
+            address,
+            ip: address.wrapping_sub(base),
+        };
+        let (origin, target) = (at(from, bases.0), at(to, bases.1));
+        let retires = self.cycles + 1;
+        self.tells(|| {
+            if bases == (0, 0) {
+                call!(emu_branch, self, kind, length, from, to, retires)
+            } else {
+                call!(
+                    emu_branch_in_segments,
+                    self,
+                    kind,
+                    length,
+                    origin,
+                    target,
+                    retires
+                )
+            }
+        });
     }
 
     pub(crate) fn not_taken(&mut self, from: u64) {

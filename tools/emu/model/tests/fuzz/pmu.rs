@@ -268,7 +268,8 @@ impl Pmu {
             }
             0x3f7 if facts.version >= 4 => {
                 // EVTSEL in two parts, IDQ_BUBBLE_LENGTH, IDQ_BUBBLE_WIDTH.
-                if value & !(7 | 1 << 4 | 0xfff << 8 | 7 << 20) != 0 {
+                let unknown_branch = u64::from(facts.architectural) << 3;
+                if value & !(7 | unknown_branch | 1 << 4 | 0xfff << 8 | 7 << 20) != 0 {
                     return refused;
                 }
                 self.filters[3] = value;

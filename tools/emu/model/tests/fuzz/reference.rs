@@ -24,6 +24,7 @@ pub(crate) struct Facts {
     pub(crate) bits: u32,
     pub(crate) slots: u64,
     pub(crate) hertz: u32,
+    pub(crate) linear: u8,
     pub(crate) architectural: bool,
     pub(crate) info: bool,
     pub(crate) depth: usize,
@@ -57,6 +58,7 @@ impl Facts {
             bits: u32::from(machine.pmu.counter_bits),
             slots: u64::from(machine.pmu.slots_per_cycle),
             hertz: machine.cpu.ips,
+            linear: machine.cpu.linear_address_bits,
             architectural,
             info,
             depth: depths.iter().copied().max().unwrap_or(0),
@@ -67,9 +69,12 @@ impl Facts {
     }
 }
 
-/// Whether an address is canonical with 48-bit linear addresses.
-pub(crate) fn canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address
+/// Whether the bits of an address beyond those of linear addresses are copies of the last
+/// one.
+pub(crate) fn canonical(address: u64, bits: u8) -> bool {
+    let sign = 1 << (bits - 1);
+    let beyond = !(2 * sign - 1);
+    address & beyond == if address & sign != 0 { beyond } else { 0 }
 }
 
 /// A branch that was taken.
@@ -79,6 +84,8 @@ pub(crate) struct Branch {
     pub(crate) length: u8,
     pub(crate) from: u64,
     pub(crate) to: u64,
+    /// Bases of the code segments of both.
+    pub(crate) bases: (u64, u64),
 }
 
 /// A piece of physical memory.
@@ -142,8 +149,9 @@ impl Reference {
             self.lbr = old;
             self.lbr.since = None;
         }
-        self.debugctl = 0;
-        self.lbr.set_control(self.lbr.control & !1);
+        if kind < 2 {
+            self.lbr.set_control(self.lbr.control & !1);
+        }
         self.saved = None;
         self.user = false;
     }
@@ -221,12 +229,8 @@ impl Reference {
     pub(crate) fn taken(&mut self, branch: &Branch, watched: bool, retires: Option<bool>) {
         let mispredicted = watched
             && Kind::from_number(branch.kind).is_some_and(|kind| {
-                self.predictor.taken(&Taken {
-                    kind,
-                    from: branch.from,
-                    to: branch.to,
-                    length: branch.length,
-                })
+                self.predictor
+                    .taken(&Taken::flat(kind, branch.from, branch.to, branch.length))
             });
         let on = self.records();
         // It is over with the cycle that begins now.
@@ -345,6 +349,9 @@ impl Reference {
         match index {
             0xe7 | 0xe8 => Some(Some(self.feedback[index as usize - 0xe7])),
             0x1d9 => Some(Some(self.debugctl)),
+            0x17 => Some(Some(0)),
+            // Bit 15: locked.
+            0xe2 => Some(Some(0x8000)),
             0x345 => Some(Some(self.facts.capabilities)),
             _ => self.pmu.read(index).or_else(|| self.lbr.read(index)),
         }
@@ -364,7 +371,7 @@ impl Reference {
                 self.debugctl = value & if self.facts.architectural { !LBR } else { !0 };
                 Some(Some(0))
             }
-            0x345 => Some(None),
+            0x17 | 0xe2 | 0x345 => Some(None),
             _ => {
                 let pmu = self.pmu.write(index, value);
                 pmu.or_else(|| self.lbr.write(index, value))

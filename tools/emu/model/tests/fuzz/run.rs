@@ -57,16 +57,14 @@ impl Both<'_> {
     /// A branch that is an instruction.
     fn taken(&mut self, branch: &Branch) -> Verdict {
         let watched = self.model.wants_branches();
-        self.model
-            .branch(branch.kind, branch.length, branch.from, branch.to);
+        self.model.branch(branch);
         self.reference.taken(branch, watched, Some(true));
         self.end(true)
     }
 
     fn event(&mut self, branch: &Branch) -> Verdict {
         let watched = self.model.wants_branches();
-        self.model
-            .branch(branch.kind, branch.length, branch.from, branch.to);
+        self.model.branch(branch);
         self.reference.taken(branch, watched, None);
         self.model.boundary();
         self.interrupts()
@@ -237,7 +235,7 @@ impl Both<'_> {
             Step::Int(branch, user) => {
                 self.set_user(*user);
                 let watched = self.model.wants_branches();
-                self.model.branch(7, 0, branch.from, branch.to);
+                self.model.branch(branch);
                 self.model.far_retired();
                 self.reference.taken(branch, watched, Some(true));
                 self.end(true)?;

@@ -13,20 +13,21 @@ fn registers_by_their_existence() {
     use Is::*;
     #[rustfmt::skip]
     let rows = [
+        (IA32_PLATFORM_ID, Fixed(0)), (MSR_PKG_CST_CONFIG_CONTROL, Fixed(1 << 15)),
         (IA32_BIOS_SIGN_ID, Fixed(0x0200_7006 << 32)),
         (IA32_PERF_CAPABILITIES, Fixed(0x3005)),
         (IA32_MPERF, Free), (IA32_APERF, Free),
         (IA32_DEBUGCTL, Free),
         (MSR_LBR_SELECT, Free),
-        (0xc4, Free), (0xc5, Absent),
-        (0x189, Free), (0x18a, Absent),
-        (0x30b, Free), (0x30c, Absent),
-        (0x4c4, Free), (0x4c5, Absent),
-        (0x69f, Free), (0x6b0, Absent),
-        (0x6df, Free), (0x6f0, Absent),
-        (0xddf, Free), (0xde0, Absent),
-        (0x40, Absent), (0x1db, Absent), (0x3f1, Absent),
-        (0x14ce, Absent), (0x14cf, Absent), (0x1200, Absent), (0x1500, Absent), (0x1600, Absent),
+        (0xc4, Free), (0xc5, Foreign),
+        (0x189, Free), (0x18a, Absent), (0x18d, Absent), (0x18e, Foreign),
+        (0x30b, Free), (0x30c, Foreign),
+        (0x4c4, Free), (0x4c5, Foreign),
+        (0x69f, Free), (0x6b0, Foreign),
+        (0x6df, Free), (0x6f0, Foreign),
+        (0xddf, Free), (0xde0, Foreign),
+        (0x40, Foreign), (0x1db, Foreign), (0x3f1, Foreign), (0x19b, Foreign),
+        (0x14ce, Foreign), (0x14cf, Foreign), (0x1200, Foreign), (0x1500, Foreign), (0x1600, Foreign),
         (0x10, Foreign), (0x277, Foreign), (0x6e0, Foreign), (0x6a0, Foreign), (0xda0, Foreign),
     ];
     for (index, is) in rows {

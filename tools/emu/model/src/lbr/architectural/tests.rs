@@ -8,7 +8,7 @@ const ALL: u64 = LBREN | OS | USR | TYPES;
 const STACK: u64 = LBREN | OS | USR | CALL_STACK | NEAR_REL_CALL | NEAR_IND_CALL | NEAR_RET;
 
 fn lbr(ctl: u64) -> Architectural {
-    let mut lbr = Architectural::new(&[8, 16, 32]);
+    let mut lbr = Architectural::new(&[8, 16, 32], 48);
     set(&mut lbr, msr::IA32_LBR_CTL, ctl);
     lbr
 }
@@ -26,12 +26,7 @@ fn get(lbr: &Architectural, index: u32) -> u64 {
 }
 
 fn taken(kind: Kind, from: u64) -> Taken {
-    Taken {
-        kind,
-        from,
-        to: from + 0x100,
-        length: 5,
-    }
+    Taken::flat(kind, from, from + 0x100, 5)
 }
 
 fn record(lbr: &mut Architectural, kind: Kind, from: u64) -> bool {
@@ -136,17 +131,37 @@ fn a_level_that_is_not_recorded_hides_where_the_branch_came_from() {
 
 #[test]
 fn a_call_of_the_next_instruction_is_no_call() {
-    let call = Taken {
-        kind: Kind::RelativeCall,
-        from: 0x10,
-        to: 0x15,
-        length: 5,
-    };
+    let call = Taken::flat(Kind::RelativeCall, 0x10, 0x15, 5);
     for ctl in [ALL, STACK] {
         let mut lbr = lbr(ctl);
         assert!(!lbr.branch(&call, Circumstances::default()));
-        let longer = Taken { to: 0x16, ..call };
+        let longer = Taken::flat(Kind::RelativeCall, 0x10, 0x16, 5);
         assert!(lbr.branch(&longer, Circumstances::default()));
+    }
+}
+
+#[test]
+fn records_have_linear_addresses() {
+    let mut lbr = lbr(ALL);
+    let far = Taken {
+        from_ip: 0x10,
+        to_ip: 0x20,
+        ..taken(Kind::Far, 0x1_0010)
+    };
+    lbr.branch(&far, Circumstances::default());
+    let newest = lbr.newest_first().next().unwrap();
+    assert_eq!((newest.from, newest.to), (0x1_0010, 0x1_0110));
+}
+
+#[test]
+fn addresses_have_as_many_bits_as_the_cpus() {
+    for (bits, taken) in [(48, false), (57, true)] {
+        let mut lbr = Architectural::new(&[8], bits);
+        let mut area = lbr.save();
+        area[HEADER] = 1 << 50;
+        assert_eq!(lbr.restore(&area).is_ok(), taken);
+        let written = lbr.write(msr::IA32_LBR_0_TO_IP, 1 << 50);
+        assert_eq!(written.map(|result| result.is_ok()), Some(taken));
     }
 }
 

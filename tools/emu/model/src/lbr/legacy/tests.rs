@@ -3,7 +3,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn lbr() -> Legacy {
-    Legacy::new(32, LbrFormat::Info)
+    Legacy::new(32, LbrFormat::Info, 48)
 }
 
 fn how(user: bool, mispredicted: bool, cycles: u64) -> Circumstances {
@@ -16,12 +16,7 @@ fn how(user: bool, mispredicted: bool, cycles: u64) -> Circumstances {
 }
 
 fn taken(kind: Kind, from: u64, to: u64) -> Taken {
-    Taken {
-        kind,
-        from,
-        to,
-        length: 5,
-    }
+    Taken::flat(kind, from, to, 5)
 }
 
 fn record(lbr: &mut Legacy, kind: Kind, from: u64) -> bool {
@@ -202,13 +197,31 @@ fn writes_keep_to_the_bits_that_exist() {
 
 #[test]
 fn registers_end_at_the_depth() {
-    let mut lbr = Legacy::new(16, LbrFormat::Info);
+    let mut lbr = Legacy::new(16, LbrFormat::Info, 48);
     assert!(lbr.read(msr::MSR_LASTBRANCH_0_FROM_IP + 15).is_some());
     for beyond in [0x690, 0x6d0, 0xdd0, 0x1ca, 0x1d9] {
         assert_eq!(lbr.read(beyond), None, "{beyond:#x}");
         assert_eq!(lbr.write(beyond, 0), None, "{beyond:#x}");
     }
     assert_eq!(lbr.write(msr::MSR_LASTBRANCH_TOS, 16), Some(Err(Fault)));
+}
+
+#[test]
+fn records_have_offsets_in_the_segments_and_ler_linear_addresses() {
+    for format in [LbrFormat::EipFlags2, LbrFormat::Info] {
+        let mut lbr = Legacy::new(16, format, 48);
+        let far = Taken {
+            from_ip: 0x10,
+            to_ip: 0x20,
+            ..taken(Kind::Far, 0x1_0010, 0x2_0020)
+        };
+        lbr.branch(&far, how(false, false, 0));
+        let newest = lbr.newest_first().next().unwrap();
+        assert_eq!((newest.from, newest.to), (0x10, 0x20));
+        record(&mut lbr, Kind::Event, 0x30);
+        assert_eq!(lbr.read(msr::MSR_LER_FROM_LIP), Some(Ok(0x1_0010)));
+        assert_eq!(lbr.read(msr::MSR_LER_TO_LIP), Some(Ok(0x2_0020)));
+    }
 }
 
 proptest! {
