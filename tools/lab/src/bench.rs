@@ -13,7 +13,7 @@ use crate::bochsrc::Console;
 use crate::emulator::{End, Flow};
 use crate::initramfs::Job;
 use crate::places::Places;
-use crate::run::{Boot, Files, Options};
+use crate::run::{Boot, Files, Options, Size};
 use crate::suite::Part;
 
 /// The unpatched emulator's CPUID names another frequency than its clock has.  With
@@ -129,11 +129,12 @@ fn stay_on_one_cpu() -> Result<()> {
 /// # Errors
 ///
 /// If an emulator is missing or a run fails.
-pub fn bench(places: &Places, machine: &str, runs: u32, steps: u32) -> Result<bool> {
+pub fn bench(places: &Places, size: Size, machine: &str, runs: u32, steps: u32) -> Result<bool> {
     let bench = Bench {
         ours: places.with_bochs(places.bochs()?),
         stock: places.with_bochs(places.stock()?),
         machine,
+        size,
         steps,
     };
     stay_on_one_cpu()?;
@@ -188,6 +189,7 @@ struct Bench<'a> {
     ours: Places,
     stock: Places,
     machine: &'a str,
+    size: Size,
     steps: u32,
 }
 
@@ -216,6 +218,7 @@ impl Bench<'_> {
         let console = Console::File(&files.console);
         let options = Options {
             append: append.to_owned(),
+            size: self.size,
             ..Options::default()
         };
         let (end, time) = boot.run(places, &options, &files, console, &mut |output| {

@@ -219,9 +219,16 @@ impl Emulator<'_> {
             line.contains(">>PANIC<<")
                 || line.contains("PANIC]")
                 || line.trim_start().starts_with("error:")
+                // What the glue between emulator and model does not like.
+                || line.starts_with("bochs: ")
         });
         match panic {
             _ if text.contains("soft power off") => End::PowerOff,
+            // The rest of the line comes from the description, checked.
+            Some(line) if line.contains("cpu directive malformed") => End::Failed(
+                "the emulator knows no such cpu.model; `build/emu/bochs -help cpu` lists them"
+                    .to_owned(),
+            ),
             Some(line) => End::Failed(format!("the emulator gave up: {}", line.trim())),
             None => End::Failed(format!("the emulator ended with {status}")),
         }
@@ -306,6 +313,8 @@ mod tests {
     fn an_emulator_that_gives_up_is_quoted() {
         let why = failed(run("echo 'error: m.toml: line 3: bad' >&2; exit 1", 9).0);
         assert_eq!(why, "the emulator gave up: error: m.toml: line 3: bad");
+        let why = failed(run("echo 'bochs: m.toml: no'; exit 1", 9).0);
+        assert_eq!(why, "the emulator gave up: bochs: m.toml: no");
         let why = failed(run("exit 3", 9).0);
         assert_eq!(why, "the emulator ended with exit status: 3");
     }

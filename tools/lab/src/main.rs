@@ -260,7 +260,13 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             machine,
             runs,
             steps,
-        } => Ok(verdict(bench::bench(&places, &machine, runs, steps)?)),
+        } => Ok(verdict(bench::bench(
+            &places,
+            options.size,
+            &machine,
+            runs,
+            steps,
+        )?)),
         Command::Table { suites } => {
             print!("{}", table::page(&places, &suites)?);
             Ok(ExitCode::SUCCESS)

@@ -137,6 +137,32 @@ fn a_wrong_head_of_a_suite() {
 
 #[test]
 #[ignore = "boots machines; lab check has it run"]
+fn a_machine_that_the_emulator_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../emu/machines/skylake.toml");
+    let good = fs::read_to_string(good).unwrap();
+    let path = path.to_str().unwrap();
+    for (key, value, what) in [
+        (
+            "corei7_skylake_x",
+            "corei7_skylake_y",
+            "FAILED  the emulator knows no such cpu.model; `build/emu/bochs -help cpu` lists them",
+        ),
+        (
+            "linear_address_bits = 48",
+            "linear_address_bits = 57",
+            "FAILED  the emulator gave up: bochs: cpu.linear_address_bits of the machine file",
+        ),
+    ] {
+        fs::write(path, good.replace(key, value)).unwrap();
+        says(&["conform", path], what);
+        says(&["boot", path], what.trim_start_matches("FAILED  "));
+    }
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
 fn a_kernel_that_comes_to_no_init() {
     let script = "#: about = \"x\"\n#: seconds = 6\n";
     for (append, what) in [
