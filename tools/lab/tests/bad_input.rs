@@ -95,7 +95,7 @@ fn a_wrong_key_in_a_machine() {
             "bad.toml: line 8: unknown field `isp`",
         ),
         (good.replace("count = 1", "count = 9"), "cpu.count"),
-        (good.replace("[memory]", "[memory"), "bad.toml: line 11: "),
+        (good.replace("[memory]", "[memory"), "bad.toml: line 12: "),
     ] {
         fs::write(path, machine).unwrap();
         says(&["boot", path], what);
