@@ -51,3 +51,11 @@ done
 check_same "the guest's profile is the host's" "" "$(apart /tmp/host /tmp/guest)"
 check "the guest's samples are whole" grep -q "lab-samples: [1-9]" /tmp/guest
 guest_stop
+
+# As documented to keep the module off, and what that is good for.
+check "the module can be kept off" sh -c "rmmod guest_lbr kvm_intel &&
+	touch /etc/modprobe.d/guest-lbr-common.conf && modprobe kvm_intel lbr=off &&
+	! grep '^guest_lbr ' /proc/modules"
+subtests lbr_unload guest-lbr-selftests lbr_unload
+check "and brought back" sh -c "rmmod kvm_intel && rm /etc/modprobe.d/guest-lbr-common.conf &&
+	modprobe kvm_intel && grep '^guest_lbr ' /proc/modules"

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
  * All code that runs inside a guest, position independent, copied to guest
  * memory as it is.  Ring 0, 64-bit, interrupts off unless said otherwise.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What runs inside a guest, and how it is told what to do.
 //!
 //! The code is `guest.S`. A vCPU has a block of guest memory with a list of

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Test cases and their output in KTAP, the kernel's Test Anything Protocol.
 
 use std::path::PathBuf;

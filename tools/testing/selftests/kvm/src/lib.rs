@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! KVM selftests for guest LBR (Last Branch Records).
 //!
 //! Each file in `src/tests` is one test in the manner of the kernel's own KVM

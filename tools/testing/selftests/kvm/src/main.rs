@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! All tests in one program, so that a boot medium holds their common code once.
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The registers of the legacy LBR facility and of perfmon, as the manual
 //! (SDM vol. 3, chapters on debug, last branch and performance monitoring, and
 //! vol. 4) names them.

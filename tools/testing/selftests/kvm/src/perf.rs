@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The host's own use of the LBR, through perf; and tracepoints, counted.
 
 use anyhow::{Context, Result};

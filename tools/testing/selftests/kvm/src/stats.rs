@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A vCPU's counters, from KVM's binary statistics (KVM_GET_STATS_FD; the format
 //! is described in the kernel's KVM API document).
 

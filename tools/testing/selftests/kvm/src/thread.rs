@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A vCPU with a thread of its own on a CPU of the test's choice.
 
 use std::sync::atomic::{AtomicBool, Ordering};

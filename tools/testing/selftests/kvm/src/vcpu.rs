@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A vCPU: what the guest is told to do, and the ioctls by which userspace looks
 //! at it.
 

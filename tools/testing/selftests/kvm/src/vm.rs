@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A virtual machine in 64-bit mode: 2 MiB of memory that it sees in one piece
 //! at a linear address of the test's choice, the in-kernel APIC, no devices.
 

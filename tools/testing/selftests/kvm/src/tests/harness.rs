@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What the other tests rely on, and no LBR: a guest obeys its commands, its
 //! exceptions are seen, its exits are counted.
 

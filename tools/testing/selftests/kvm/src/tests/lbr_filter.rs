@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Userspace's MSR filter is obeyed at once, also where the LBR registers were
 //! passed through before.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! DEBUGCTL.FREEZE_LBRS_ON_PMI for a guest with perfmon version 2: recording
 //! stops before the guest's PMI handler runs.
 

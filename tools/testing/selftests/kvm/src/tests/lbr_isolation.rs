@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Two VMs and the host's own profiler share a CPU; nobody ever sees a branch of
 //! somebody else.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Access to the LBR registers: who may read and write what, and that all is
 //! read back exactly.
 

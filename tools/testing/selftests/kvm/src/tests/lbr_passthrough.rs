@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A guest that uses the LBR has it: its accesses cause no exit, and its records
 //! are its own branches, in order, and no others.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The host takes the LBR from a running guest by an event pinned to the CPU:
 //! both sides keep what is theirs, and the guest gets it back.
 

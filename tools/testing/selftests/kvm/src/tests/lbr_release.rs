@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A guest that does not use the LBR for a scheduling slice gives it back, and
 //! loses nothing by that.
 

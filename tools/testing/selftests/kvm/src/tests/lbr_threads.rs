@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Userspace reads and writes LBR registers on another thread than the vCPU's.
 
 use anyhow::{ensure, Result};

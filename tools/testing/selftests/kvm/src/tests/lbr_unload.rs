@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Life of the module: what loading and unloading means for VMs that exist. Run
 //! it on a host with kvm_intel.lbr=off; it leaves the module unloaded.
 

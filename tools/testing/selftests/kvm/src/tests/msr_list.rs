@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Prints what KVM tells a VMM before it creates a VM: the MSRs to save, and the
 //! feature MSRs with their values. No test; its output is compared between
 //! kernels.
