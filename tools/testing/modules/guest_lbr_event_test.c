@@ -301,13 +301,22 @@ static bool context_switches_keep_records(void)
 	return one.lost - before > 4 && first_gain_is_not_intact();
 }
 
+/*
+ * If the thread is switched out just then, as on one CPU it must be, its records
+ * are saved, and there is nothing to sync.
+ */
 static bool sync_reaches_the_cpu(void)
 {
 	int before = one.synced;
 
-	perf_guest_lbr_sync_event(event);
-	/* On one CPU the thread is switched out, and its records are saved. */
-	return num_online_cpus() > 1 ? one.synced > before : !one.has;
+	for (int i = 0; i < 10 && one.synced == before; i++) {
+		int gained = one.gained;
+
+		perf_guest_lbr_sync_event(event);
+		if (one.synced == before && one.has && one.gained == gained)
+			return false;
+	}
+	return one.synced > before || num_online_cpus() == 1;
 }
 
 static bool rescheduling_is_not_told(void)
