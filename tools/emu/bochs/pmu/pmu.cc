@@ -147,16 +147,9 @@ void BX_CPU_C::pmu_smm(bool inside)
 void BX_CPU_C::pmu_branch_between(unsigned kind, unsigned length,
                                   struct emu_place from, struct emu_place to)
 {
-  struct emu_cpu *model = BX_CPU_THIS_PTR pmu.model;
-  Bit64u retires = BX_CPU_THIS_PTR icount + 1;
-  bool watch;
-
   BX_CPU_THIS_PTR pmu.branched = true;
-  if (from.address == from.ip && to.address == to.ip)
-    watch = emu_branch(model, kind, length, from.address, to.address, retires);
-  else
-    watch = emu_branch_in_segments(model, kind, length, from, to, retires);
-  if (watch)
+  if (emu_branch_in_segments(BX_CPU_THIS_PTR pmu.model, kind, length, from, to,
+                             BX_CPU_THIS_PTR icount + 1))
     pmu_deliver();
 }
 
@@ -168,7 +161,13 @@ struct emu_place BX_CPU_C::pmu_place(bx_address ip)
 
 void BX_CPU_C::pmu_branch(unsigned kind, unsigned length, bx_address from, bx_address to)
 {
-  pmu_branch_between(kind, length, pmu_place(from), pmu_place(to));
+  // the base of CS counts for nothing in 64-bit mode
+  if (BX_PMU_UNLIKELY(BX_CPU_THIS_PTR cpu_mode != BX_MODE_LONG_64))
+    return pmu_branch_between(kind, length, pmu_place(from), pmu_place(to));
+
+  BX_CPU_THIS_PTR pmu.branched = true;
+  if (emu_branch(BX_CPU_THIS_PTR pmu.model, kind, length, from, to, BX_CPU_THIS_PTR icount + 1))
+    pmu_deliver();
 }
 
 void BX_CPU_C::pmu_branch_not_taken(bx_address from)

@@ -119,7 +119,7 @@ void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
 bool emu_branch(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
                 uint64_t from, uint64_t to, uint64_t cycles);
 
-/* The same of a branch from or to a code segment whose base is not 0. */
+/* The same of a branch between code segments, whose bases need not be 0. */
 bool emu_branch_in_segments(struct emu_cpu *cpu, uint8_t kind, uint8_t length,
                             struct emu_place from, struct emu_place to, uint64_t cycles);
 

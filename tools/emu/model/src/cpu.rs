@@ -9,7 +9,7 @@ use crate::feedback::Feedback;
 use crate::lbr::architectural::{self, Architectural, AREA};
 use crate::lbr::{Circumstances, Lbr};
 use crate::machine::Machine;
-use crate::msr::{self, checked, is_foreign, Fault, Result};
+use crate::msr::{self, checked, Fault, Result};
 use crate::pmu::{Overflow, Pmu, Register, CTR_FRZ, LBR_FRZ};
 use crate::predict::Predictor;
 use crate::time::Now;
@@ -24,6 +24,12 @@ const MISC_VALID: u64 = MISC_ENABLE | 1 << 3 | 1 << 22 | 1 << 23 | 1 << 34;
 // IA32_PERF_CAPABILITIES
 const PERF_CAP_FREEZE_WHILE_SMM: u64 = 1 << 12;
 const PERF_CAP_FULL_WIDTH_WRITE: u64 = 1 << 13;
+
+// IA32_MCG_STATUS: RIPV, EIPV, MCIP.
+const MCG_STATUS_VALID: u64 = 7;
+
+// MSR_POWER_CTL: bidirectional PROCHOT#, C1E.
+const POWER_CTL_VALID: u64 = 3;
 
 // MSR_PKG_CST_CONFIG_CONTROL: the firmware allowed no package C-state, and locked that.
 const CFG_LOCK: u64 = 1 << 15;
@@ -80,6 +86,10 @@ pub struct LogicalCpu {
     /// IA32_DEBUGCTL.LBR is the switch of the records, not a bit that reads 0.
     legacy_lbr: bool,
     microcode: u32,
+    /// Frequency in units of 100 MHz.
+    ratio: u8,
+    mcg_status: u64,
+    power_ctl: u64,
     misc_enable: u64,
     debugctl: u64,
     user: bool,
@@ -109,6 +119,10 @@ impl LogicalCpu {
                 | PERF_CAP_FULL_WIDTH_WRITE,
             legacy_lbr: !machine.lbr.is_architectural(),
             microcode: machine.cpu.microcode,
+            // Of 4 GHz at most.
+            ratio: (machine.cpu.ips / 100_000_000) as u8,
+            mcg_status: 0,
+            power_ctl: 0,
             misc_enable: MISC_ENABLE,
             debugctl: 0,
             user: false,
@@ -133,10 +147,13 @@ impl LogicalCpu {
             self.caches.flush_all();
             self.feedback.reset(now);
             self.misc_enable = MISC_ENABLE;
+            self.mcg_status = 0;
+            self.power_ctl = 0;
             self.lbr.stop();
             self.debugctl = 0;
         }
         self.accessed = (u64::MAX, 0);
+        self.level_changed = u64::MAX;
         self.interrupt = false;
         self.frozen_by_smi = None;
     }
@@ -248,6 +265,7 @@ impl LogicalCpu {
 
     /// A branch was taken; `cycles` is the time at which it retires.  Whether a
     /// counter overflowed.
+    #[inline(always)]
     pub fn taken(&mut self, branch: &Taken, cycles: u64) -> bool {
         let mispredicted = self.predictor.taken(branch);
         let mut recorded = false;
@@ -344,7 +362,13 @@ impl LogicalCpu {
         Some(match index {
             // The first of the platforms that a microcode update can be for.
             msr::IA32_PLATFORM_ID => Ok(0),
+            // The largest without Turbo Boost; there is no lower one to go to.
+            msr::MSR_PLATFORM_INFO => Ok(u64::from(self.ratio) << 8),
             msr::MSR_PKG_CST_CONFIG_CONTROL => Ok(CFG_LOCK),
+            // No bank reports errors.
+            msr::IA32_MCG_CAP => Ok(0),
+            msr::IA32_MCG_STATUS => Ok(self.mcg_status),
+            msr::MSR_POWER_CTL => Ok(self.power_ctl),
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
             msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
             msr::IA32_DEBUGCTL => Ok(self.debugctl),
@@ -352,7 +376,6 @@ impl LogicalCpu {
             _ => match (self.lbr.read(index), self.pmu.locate(index)) {
                 (Some(result), _) => result,
                 (None, Some(register)) => Ok(self.pmu.read(register)),
-                (None, None) if is_foreign(index) => Err(Fault),
                 (None, None) => return None,
             },
         })
@@ -373,9 +396,17 @@ impl LogicalCpu {
             msr::IA32_MISC_ENABLE => checked(value, MISC_VALID).map(|value| {
                 self.misc_enable = value & !MISC_READ_ONLY | MISC_ENABLE & MISC_READ_ONLY;
             }),
+            msr::IA32_MCG_STATUS => {
+                checked(value, MCG_STATUS_VALID).map(|value| self.mcg_status = value)
+            }
+            msr::MSR_POWER_CTL => {
+                checked(value, POWER_CTL_VALID).map(|value| self.power_ctl = value)
+            }
             msr::IA32_DEBUGCTL => self.set_debugctl(value, now),
             msr::IA32_PLATFORM_ID
+            | msr::MSR_PLATFORM_INFO
             | msr::MSR_PKG_CST_CONFIG_CONTROL
+            | msr::IA32_MCG_CAP
             | msr::IA32_PERF_CAPABILITIES => Err(Fault),
             _ => match (self.lbr.write(index, value), self.pmu.locate(index)) {
                 (Some(result), _) => result,
@@ -383,7 +414,6 @@ impl LogicalCpu {
                     self.advance(now);
                     self.pmu.write(register, value);
                 }),
-                (None, None) if is_foreign(index) => Err(Fault),
                 (None, None) => return None,
             },
         })

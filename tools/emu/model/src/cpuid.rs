@@ -22,14 +22,13 @@ pub struct Registers {
 const DEBUG_STORE_ECX: u32 = 1 << 2 | 1 << 4;
 const DEBUG_STORE_EDX: u32 = 1 << 21;
 const PDCM: u32 = 1 << 15;
-/// Leaf 01H: TM2 in ECX, ACPI and TM in EDX, the thermal monitor.
-const THERMAL_ECX: u32 = 1 << 8;
+/// Leaf 01H: EIST and TM2 in ECX, ACPI and TM in EDX: SpeedStep and the thermal monitor.
+const THERMAL_ECX: u32 = 1 << 7 | 1 << 8;
 const THERMAL_EDX: u32 = 1 << 22 | 1 << 29;
 
-/// Leaf 06H: digital thermal sensor, power limit notification and package thermal
-/// management in EAX, the sensor's interrupt thresholds in EBX.
-const THERMAL_EAX: u32 = 1 | 1 << 4 | 1 << 6;
-const THRESHOLDS: u32 = 0xf;
+/// Leaf 06H: the APIC timer always runs (EAX), IA32_MPERF and IA32_APERF (ECX).
+const ARAT: u32 = 1 << 2;
+const HARDWARE_FEEDBACK: u32 = 1;
 
 /// Leaf 0AH, EAX[31:24]: architectural events, none of which EBX marks as absent.
 const ARCHITECTURAL_EVENTS: u32 = 7;
@@ -55,8 +54,10 @@ pub fn amend(machine: &Machine, leaf: u32, subleaf: u32, registers: &mut Registe
             registers.edx &= !(DEBUG_STORE_EDX | THERMAL_EDX);
         }
         (0x06, _) => {
-            registers.eax &= !THERMAL_EAX;
-            registers.ebx &= !THRESHOLDS;
+            registers.eax &= ARAT;
+            registers.ebx = 0;
+            registers.ecx &= HARDWARE_FEEDBACK;
+            registers.edx = 0;
         }
         (0x07, 0) => {
             registers.edx &= !(ARCH_LBR | CORE_CAPABILITIES);
@@ -148,8 +149,8 @@ mod tests {
         #[rustfmt::skip]
         let rows = [
             (0x00, [u32::MAX; 4]),
-            (0x01, [u32::MAX, u32::MAX, 0xffff_feeb, 0xdf9f_ffff]),
-            (0x06, [0xffff_ffae, 0xffff_fff0, u32::MAX, u32::MAX]),
+            (0x01, [u32::MAX, u32::MAX, 0xffff_fe6b, 0xdf9f_ffff]),
+            (0x06, [4, 0, 1, 0]),
             (0x0a, [0x0730_0404, 0, 0, 0x603]),
             (0x07, [u32::MAX, u32::MAX, u32::MAX, 0xbff7_ffff]),
             (0x1c, [0; 4]),

@@ -308,6 +308,7 @@ pub unsafe extern "C" fn emu_branch(
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
+#[cold]
 pub unsafe extern "C" fn emu_branch_in_segments(
     cpu: *mut Handle,
     kind: u8,

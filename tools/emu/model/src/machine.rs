@@ -122,7 +122,7 @@ impl Lbr {
 pub enum LbrFormat {
     /// FROM has a flag for a misprediction in bit 63.
     EipFlags2,
-    /// FROM and TO are linear addresses, INFO has flags and cycles.
+    /// FROM and TO have no flags, INFO has them and cycles.
     Info,
 }
 

@@ -7,9 +7,12 @@
 pub const IA32_PLATFORM_ID: u32 = 0x17;
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const IA32_PMC0: u32 = 0xc1;
+pub const MSR_PLATFORM_INFO: u32 = 0xce;
 pub const MSR_PKG_CST_CONFIG_CONTROL: u32 = 0xe2;
 pub const IA32_MPERF: u32 = 0xe7;
 pub const IA32_APERF: u32 = 0xe8;
+pub const IA32_MCG_CAP: u32 = 0x179;
+pub const IA32_MCG_STATUS: u32 = 0x17a;
 pub const IA32_PERFEVTSEL0: u32 = 0x186;
 pub const IA32_MISC_ENABLE: u32 = 0x1a0;
 pub const MSR_OFFCORE_RSP_0: u32 = 0x1a6;
@@ -20,6 +23,7 @@ pub const IA32_DEBUGCTL: u32 = 0x1d9;
 pub const MSR_LER_FROM_LIP: u32 = 0x1dd;
 pub const MSR_LER_TO_LIP: u32 = 0x1de;
 pub const IA32_LER_INFO: u32 = 0x1e0;
+pub const MSR_POWER_CTL: u32 = 0x1fc;
 pub const IA32_FIXED_CTR0: u32 = 0x309;
 pub const IA32_PERF_CAPABILITIES: u32 = 0x345;
 pub const IA32_FIXED_CTR_CTRL: u32 = 0x38d;
@@ -46,12 +50,6 @@ pub struct Fault;
 
 /// Result of an access to a register that belongs to the model.
 pub type Result<T> = core::result::Result<T, Fault>;
-
-/// IA32_PERFEVTSELx beyond the last counter: the emulator has eight of its own on every CPU,
-/// and where a machine has no such register the access faults.
-pub fn is_foreign(index: u32) -> bool {
-    offset(index, IA32_PERFEVTSEL0, 8).is_some()
-}
 
 /// Whether `address` is canonical with linear addresses of `bits`, 48 or 57.  A register
 /// takes as many in all paging modes.

@@ -320,6 +320,31 @@ fn restore(report: &mut Report, facts: &Facts) {
             same("newest FROM", newest.0, branches::jmp_short.first().0)
         }
     );
+    for (address, what) in facts.canonical() {
+        row!(report, ("XRSTORS: takes the {what} for FROM"), || {
+            lbr::reset(facts, 0);
+            let mut area = filled(facts);
+            area.lbr()[5] = address;
+            done(xrstors(&mut area, LBR))?;
+            same(
+                "IA32_LBR_0_FROM_IP",
+                rdmsr(msr::IA32_LBR_0_FROM_IP),
+                address,
+            )
+        });
+    }
+    for address in facts.not_canonical() {
+        row!(
+            report,
+            ("XRSTORS: #GP on the non-canonical address {address:#x} for TO"),
+            || {
+                lbr::reset(facts, 0);
+                let mut area = filled(facts);
+                area.lbr()[6] = address;
+                faults(xrstors(&mut area, LBR))
+            }
+        );
+    }
     row!(
         report,
         ("XRSTORS: XSTATE_BV[15] 0 clears all but IA32_LBR_DEPTH"),

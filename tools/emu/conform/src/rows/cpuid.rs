@@ -184,6 +184,44 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     }
     row!(
         report,
+        ("CPUID.01H:EDX[14] MCA: IA32_MCG_CAP is read-only, and has no bank"),
+        || {
+            field("MCA", cpuid(1, 0).edx, 14, 1, 1)?;
+            same("Count", rdmsr(0x179) & 0xff, 0)?;
+            refuses(0x179, 0)?;
+            absent(0x400)
+        }
+    );
+    row!(
+        report,
+        ("IA32_MCG_STATUS: RIPV, EIPV and MCIP can be set and cleared"),
+        || {
+            keeps(0x17a, 7)?;
+            keeps(0x17a, 0)
+        }
+    );
+    row!(report, ("MSR_POWER_CTL.C1E can be set and cleared"), || {
+        keeps(0x1fc, 2)?;
+        keeps(0x1fc, 0)
+    });
+    for bit in [3, 63] {
+        row!(
+            report,
+            ("IA32_MCG_STATUS: #GP on reserved bit {bit}"),
+            || refuses(0x17a, 1 << bit)
+        );
+    }
+    row!(
+        report,
+        ("MSR_PLATFORM_INFO[15:8] is the frequency by 100 MHz; #GP on WRMSR"),
+        || {
+            let info = rdmsr(0xce);
+            same("bits 15:8", info >> 8 & 0xff, u64::from(facts.mhz / 100))?;
+            refuses(0xce, info)
+        }
+    );
+    row!(
+        report,
         ("MSR_PKG_CST_CONFIG_CONTROL is locked (bit 15): #GP on WRMSR"),
         || {
             let locked = rdmsr(0xe2);
@@ -219,32 +257,43 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     );
 }
 
-/// Nothing measures temperature, and nobody says so.
+/// CPUID says of nothing that measures temperature or saves power.
 fn thermal(report: &mut Report, one: CpuidResult) {
     let six = cpuid(6, 0);
     #[rustfmt::skip]
     let fields = [
+        ("01H:ECX[7] Enhanced Intel SpeedStep", one.ecx, 7, 1),
         ("01H:ECX[8] TM2", one.ecx, 8, 1),
         ("01H:EDX[22] ACPI", one.edx, 22, 1),
         ("01H:EDX[29] TM", one.edx, 29, 1),
-        ("06H:EAX[0] digital temperature sensor", six.eax, 0, 1),
-        ("06H:EAX[4] power limit notification", six.eax, 4, 1),
-        ("06H:EAX[6] package thermal management", six.eax, 6, 1),
+        ("06H:EAX[1:0] temperature sensor, Turbo Boost", six.eax, 0, 2),
+        ("06H:EAX[6:4] power limits, clock modulation, package", six.eax, 4, 3),
+        ("06H:EAX[11:7] HWP", six.eax, 7, 5),
+        ("06H:EAX[30:13] HDC, Turbo Boost Max, HWP, feedback", six.eax, 13, 18),
         ("06H:EBX[3:0] interrupt thresholds", six.ebx, 0, 4),
+        ("06H:ECX[3] energy performance bias", six.ecx, 3, 1),
+        ("06H:EDX[15:0] feedback", six.edx, 0, 16),
     ];
     for (what, register, low, bits) in fields {
-        row!(report, ("CPUID.{what} is 0 without a sensor"), || field(
-            what, register, low, bits, 0
-        ));
+        row!(
+            report,
+            ("CPUID.{what} is 0: nothing measures or saves power"),
+            || field(what, register, low, bits, 0)
+        );
     }
     for (name, index) in [
+        ("IA32_PERF_STATUS", 0x198),
+        ("IA32_PERF_CTL", 0x199),
         ("IA32_CLOCK_MODULATION", 0x19a),
         ("IA32_THERM_INTERRUPT", 0x19b),
         ("IA32_THERM_STATUS", 0x19c),
+        ("IA32_ENERGY_PERF_BIAS", 0x1b0),
         ("IA32_PACKAGE_THERM_STATUS", 0x1b1),
         ("IA32_PACKAGE_THERM_INTERRUPT", 0x1b2),
+        ("IA32_PM_ENABLE", 0x770),
+        ("IA32_HWP_CAPABILITIES", 0x771),
     ] {
-        row!(report, ("{name}: #GP without a sensor"), || absent(index));
+        row!(report, ("{name}: #GP, as CPUID says"), || absent(index));
     }
     for (index, what) in [
         (0x1900, "a counter of perfmon version 6"),

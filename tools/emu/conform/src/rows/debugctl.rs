@@ -46,7 +46,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             keeps(IA32_DEBUGCTL, 0)
         });
     }
-    // Of the others 2 is bus locks, 6 to 10 are branch trace, 13 is the uncore's.
+    // 2 is bus locks, 6 to 10 are branch trace, 13 is the uncore's: all absent.
     for bit in (2..=10).chain([13, 16, 17, 31, 32, 48, 63]) {
         row!(report, ("IA32_DEBUGCTL: #GP on reserved bit {bit}"), || {
             refuses(IA32_DEBUGCTL, 1 << bit)

@@ -8,6 +8,7 @@ use crate::lbr::{self, FREEZE_PERFMON_ON_PMI, LBR};
 use crate::msr;
 use crate::pmu;
 use crate::report::{row, same, Report};
+use crate::xsave;
 
 pub fn rows(report: &mut Report, facts: &Facts) {
     let depth = u64::from(facts.depth);
@@ -97,7 +98,9 @@ fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, u64)> {
     let survives = facts.is_architectural();
     let lbr =
         lbr.map(|(name, index, value)| (name, index, value, if survives { value } else { 0 }));
-    pmu.into_iter().chain(lbr)
+    let xss = ("IA32_XSS", msr::IA32_XSS, xsave::LBR, 0);
+    let xss = survives.then_some(xss);
+    pmu.into_iter().chain(lbr).chain(xss)
 }
 
 /// Leaves a value in each register; nothing counts, and recording is on, but of no branch.

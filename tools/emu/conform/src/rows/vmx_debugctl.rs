@@ -187,20 +187,20 @@ fn checks(report: &mut Report) {
             }
         );
     }
-    // With each state what a guest with a pending single step does; one that is halted is not
-    // entered, as it would stay so.
+    // With each state what a guest with a pending single step does; one that is halted and
+    // has none is not entered, as it would stay so.
     for (what, state, trap) in [
         (
             "blocking by STI",
             (field::GUEST_INTERRUPTIBILITY, 1),
-            Some(EXCEPTION_OR_NMI),
+            EXCEPTION_OR_NMI,
         ),
         (
             "blocking by MOV SS",
             (field::GUEST_INTERRUPTIBILITY, 2),
-            Some(VMCALL),
+            VMCALL,
         ),
-        ("HLT", (field::GUEST_ACTIVITY, 1), None),
+        ("HLT", (field::GUEST_ACTIVITY, 1), EXCEPTION_OR_NMI),
     ] {
         for (flags, rflags, debugctl, steps) in [
             ("TF without BTF", TF, 0, true),
@@ -219,9 +219,17 @@ fn checks(report: &mut Report) {
                     let rflags = RFLAGS | IF | rflags;
                     let failed = End::Exit(INVALID_GUEST_STATE);
                     ends(enter(state, debugctl, rflags, wrong), failed)?;
-                    let Some(trap) = trap else { return Ok(()) };
+                    if state.0 == field::GUEST_ACTIVITY && !steps {
+                        return Ok(());
+                    }
                     let reason = if steps { trap } else { VMCALL };
-                    ends(enter(state, debugctl, rflags, right), End::Exit(reason))
+                    ends(enter(state, debugctl, rflags, right), End::Exit(reason))?;
+                    // What blocks the trap goes on blocking it, and what is pending stays so.
+                    if trap == VMCALL {
+                        let pending = vmx::read(field::GUEST_PENDING_DEBUG);
+                        same("pending", pending & BS, right)?;
+                    }
+                    Ok(())
                 }
             );
         }

@@ -9,15 +9,15 @@ pub(crate) fn expected(facts: &Facts, leaf: u32, subleaf: u32, own: [u32; 4]) ->
     let bit = |set: bool, bit: u32| u32::from(set) << bit;
     let new = facts.version == 5;
     match leaf {
-        // PDCM, but no DTES64, DS-CPL, TM2, DS, ACPI and TM.
+        // PDCM, but no DTES64, DS-CPL, EIST, TM2, DS, ACPI and TM.
         1 => [
             eax,
             ebx,
-            ecx & !(bit(true, 2) | bit(true, 4) | bit(true, 8)) | bit(true, 15),
+            ecx & !(bit(true, 2) | bit(true, 4) | bit(true, 7) | bit(true, 8)) | bit(true, 15),
             edx & !(bit(true, 21) | bit(true, 22) | bit(true, 29)),
         ],
-        // Nothing that measures temperature or power.
-        6 => [eax & !0x51, ebx >> 4 << 4, ecx, edx],
+        // ARAT, IA32_MPERF and IA32_APERF, and nothing that measures or saves power.
+        6 => [eax & 4, 0, ecx & 1, 0],
         7 if subleaf == 0 => {
             let arch_lbr = bit(facts.architectural, 19);
             // No IA32_CORE_CAPABILITIES.

@@ -51,11 +51,11 @@ const EVENTS: [u64; 16] = [
 
 /// The registers of all machines: first, number.
 #[rustfmt::skip]
-const REGISTERS: [(u32, u32); 31] = [
+const REGISTERS: [(u32, u32); 34] = [
     (0x186, 8), (0xc1, 8), (0x4c1, 8), (0x309, 5), (0x38d, 1), (0x38e, 1), (0x38f, 1),
     (0x390, 1), (0x391, 2), (0x1c8, 1), (0x1c9, 1), (0x1d9, 1), (0x1d9, 1), (0x1dd, 2),
     (0x1e0, 1), (0x345, 1), (0x680, 33), (0x6c0, 33), (0xdc0, 33), (0x14ce, 1), (0x14ce, 1),
-    (0x14cf, 1), (0x1200, 65), (0x1500, 65), (0x1600, 65), (0x38f, 1), (0xe7, 2), (0x1a6, 2), (0x3f6, 2), (0x17, 1), (0xe2, 1),
+    (0x14cf, 1), (0x1200, 65), (0x1500, 65), (0x1600, 65), (0x38f, 1), (0xe7, 2), (0x1a6, 2), (0x3f6, 2), (0x17, 1), (0xe2, 1), (0xce, 1), (0x179, 2), (0x1fc, 1),
 ];
 
 struct Source<'a> {
@@ -140,6 +140,8 @@ impl Source<'_> {
             0xc1..=0xc8 => near & 0xffff_ffff,
             0x1a6 | 0x1a7 => self.rng.random::<u64>() >> 26,
             0x3f6 | 0x3f7 => self.below(0x1_0000) & !0xe8,
+            0x17a => self.below(8),
+            0x1fc => self.below(4),
             0xe7 | 0xe8 => u64::MAX - self.below(40),
             0x309..=0x30d | 0x4c1..=0x4c8 => near,
             0x38d => self.rng.random::<u64>() & 0xbbbb & ((1 << (4 * self.facts.fixed)) - 1),

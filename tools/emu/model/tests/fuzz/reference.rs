@@ -114,6 +114,8 @@ pub(crate) struct Reference {
     caches: Caches,
     interrupt: bool,
     cycles: u64,
+    mcg_status: u64,
+    power_ctl: u64,
     /// IA32_MPERF, IA32_APERF.
     feedback: [u64; 2],
 }
@@ -132,6 +134,8 @@ impl Reference {
             caches: Caches::default(),
             interrupt: false,
             cycles: 0,
+            mcg_status: 0,
+            power_ctl: 0,
             feedback: [0; 2],
         }
     }
@@ -350,6 +354,10 @@ impl Reference {
             0xe7 | 0xe8 => Some(Some(self.feedback[index as usize - 0xe7])),
             0x1d9 => Some(Some(self.debugctl)),
             0x17 => Some(Some(0)),
+            0xce => Some(Some(u64::from(self.facts.hertz / 100_000_000) << 8)),
+            0x179 => Some(Some(0)),
+            0x17a => Some(Some(self.mcg_status)),
+            0x1fc => Some(Some(self.power_ctl)),
             // Bit 15: locked.
             0xe2 => Some(Some(0x8000)),
             0x345 => Some(Some(self.facts.capabilities)),
@@ -371,7 +379,17 @@ impl Reference {
                 self.debugctl = value & if self.facts.architectural { !LBR } else { !0 };
                 Some(Some(0))
             }
-            0x17 | 0xe2 | 0x345 => Some(None),
+            0x17 | 0xce | 0xe2 | 0x179 | 0x345 => Some(None),
+            0x17a if value > 7 => Some(None),
+            0x1fc if value > 3 => Some(None),
+            0x1fc => {
+                self.power_ctl = value;
+                Some(Some(0))
+            }
+            0x17a => {
+                self.mcg_status = value;
+                Some(Some(0))
+            }
             _ => {
                 let pmu = self.pmu.write(index, value);
                 pmu.or_else(|| self.lbr.write(index, value))
