@@ -155,10 +155,13 @@ fn escape(text: &str) -> String {
 ///
 /// None that a text in memory can have.
 pub fn levels(outcomes: &[Outcome]) -> Result<String> {
-    let mut page = String::from("Levels\n------\n\n.. list-table::\n   :header-rows: 1\n\n");
+    let mut page = String::from(
+        "Levels\n------\n\nSeconds are of an emulator's CPU time; on the build machine, of its \
+         clock.\n\n.. list-table::\n   :header-rows: 1\n\n",
+    );
     row(
         &mut page,
-        ["level", "CPU seconds", "passed", "failed", "skipped"],
+        ["level", "seconds", "passed", "failed", "skipped"],
     )?;
     for outcome in outcomes {
         let sum = outcome.sum();
