@@ -81,11 +81,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outc
         .machine(machine)
         .canonicalize()
         .with_context(|| format!("no machine {machine}; `lab list` names them"))?;
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let bochs = places.bochs()?;
     let files = Files::new(places, &format!("conform/{stem}"))?;
     let (path, description) = options.size.machine(path, &files.log)?;

@@ -74,14 +74,17 @@ check "recorded branches are counted" test "${inserts:-0}" -gt 10000
 # Registers that say more of an event take every bit that the driver lets through.  The
 # events happen never, and an access that faults is a fault of the kernel's.
 case $LAB_MACHINE in
-haswell | skylake) requests="0xb7 0xbb" responses=0x3fffff8fff ;;
-icelake) requests="0xb7 0xbb" responses=0x3fffffbfff ;;
-sapphire-rapids) requests="0x2a 0x2b" responses=0x3fffffffff ;;
-esac
-case $LAB_MACHINE in
-haswell) frontend= ;;
-skylake | icelake) frontend="event=0xc6,umask=0x1,frontend=0x7fff17" ;;
+haswell) requests="0xb7 0xbb" responses=0x3fffff8fff frontend= ;;
+skylake)
+	requests="0xb7 0xbb" responses=0x3fffff8fff
+	frontend="event=0xc6,umask=0x1,frontend=0x7fff17"
+	;;
+icelake)
+	requests="0xb7 0xbb" responses=0x3fffffbfff
+	frontend="event=0xc6,umask=0x1,frontend=0x7fff17"
+	;;
 sapphire-rapids)
+	requests="0x2a 0x2b" responses=0x3fffffffff
 	frontend="event=0xc6,umask=0x1,frontend=0x7fff1f event=0xc2,umask=0x4,frontend=0x8"
 	;;
 esac

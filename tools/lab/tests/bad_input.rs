@@ -24,6 +24,12 @@ fn lab(arguments: &[&str]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// A good description of a machine.
+fn skylake() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../emu/machines/skylake.toml");
+    fs::read_to_string(path).unwrap()
+}
+
 /// That exactly one line says `what`.
 fn says(arguments: &[&str], what: &str) {
     let lines = lab(arguments);
@@ -86,8 +92,7 @@ fn programs_of_which_one_fails() {
 fn a_wrong_key_in_a_machine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.toml");
-    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../emu/machines/skylake.toml");
-    let good = fs::read_to_string(good).unwrap();
+    let good = skylake();
     let path = path.to_str().unwrap();
     for (machine, what) in [
         (
@@ -140,8 +145,7 @@ fn a_wrong_head_of_a_suite() {
 fn a_machine_that_the_emulator_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.toml");
-    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/../emu/machines/skylake.toml");
-    let good = fs::read_to_string(good).unwrap();
+    let good = skylake();
     let path = path.to_str().unwrap();
     for (key, value, what) in [
         (

@@ -182,66 +182,8 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             }
         );
     }
-    row!(
-        report,
-        ("CPUID.01H:EDX[14] MCA: IA32_MCG_CAP is read-only, and has no bank"),
-        || {
-            field("MCA", cpuid(1, 0).edx, 14, 1, 1)?;
-            same("Count", rdmsr(0x179) & 0xff, 0)?;
-            refuses(0x179, 0)?;
-            absent(0x400)
-        }
-    );
-    row!(
-        report,
-        ("IA32_MCG_STATUS: RIPV, EIPV and MCIP can be set and cleared"),
-        || {
-            keeps(0x17a, 7)?;
-            keeps(0x17a, 0)
-        }
-    );
-    row!(report, ("MSR_POWER_CTL.C1E can be set and cleared"), || {
-        keeps(0x1fc, 2)?;
-        keeps(0x1fc, 0)
-    });
-    for bit in [3, 63] {
-        row!(
-            report,
-            ("IA32_MCG_STATUS: #GP on reserved bit {bit}"),
-            || refuses(0x17a, 1 << bit)
-        );
-    }
-    row!(
-        report,
-        ("MSR_PLATFORM_INFO[15:8] is the frequency by 100 MHz; #GP on WRMSR"),
-        || {
-            let info = rdmsr(0xce);
-            same("bits 15:8", info >> 8 & 0xff, u64::from(facts.mhz / 100))?;
-            refuses(0xce, info)
-        }
-    );
-    row!(
-        report,
-        ("MSR_PKG_CST_CONFIG_CONTROL is locked (bit 15): #GP on WRMSR"),
-        || {
-            let locked = rdmsr(0xe2);
-            same("bit 15", locked >> 15 & 1, 1)?;
-            refuses(0xe2, locked)
-        }
-    );
-    row!(
-        report,
-        ("IA32_CORE_CAPABILITIES: #GP without CPUID.07H:EDX[30]"),
-        || {
-            field("EDX[30]", cpuid(7, 0).edx, 30, 1, 0)?;
-            absent(0xcf)
-        }
-    );
-    row!(
-        report,
-        ("IA32_PLATFORM_ID is read-only: #GP on WRMSR"),
-        || refuses(msr::IA32_PLATFORM_ID, rdmsr(msr::IA32_PLATFORM_ID))
-    );
+    platform(report, facts);
+    absent_everywhere(report);
     row!(
         report,
         ("IA32_BIOS_SIGN_ID has the microcode revision after CPUID.01H"),
@@ -295,6 +237,74 @@ fn thermal(report: &mut Report, one: CpuidResult) {
     ] {
         row!(report, ("{name}: #GP, as CPUID says"), || absent(index));
     }
+}
+
+/// Registers that software takes for granted by the model.
+fn platform(report: &mut Report, facts: &Facts) {
+    row!(
+        report,
+        ("CPUID.01H:EDX[14] MCA: IA32_MCG_CAP is read-only, and has no bank"),
+        || {
+            field("MCA", cpuid(1, 0).edx, 14, 1, 1)?;
+            same("Count", rdmsr(msr::IA32_MCG_CAP) & 0xff, 0)?;
+            refuses(msr::IA32_MCG_CAP, 0)?;
+            absent(0x400)
+        }
+    );
+    row!(
+        report,
+        ("IA32_MCG_STATUS: RIPV, EIPV and MCIP can be set and cleared"),
+        || {
+            keeps(msr::IA32_MCG_STATUS, 7)?;
+            keeps(msr::IA32_MCG_STATUS, 0)
+        }
+    );
+    row!(report, ("MSR_POWER_CTL.C1E can be set and cleared"), || {
+        keeps(msr::MSR_POWER_CTL, 2)?;
+        keeps(msr::MSR_POWER_CTL, 0)
+    });
+    for bit in [3, 63] {
+        row!(
+            report,
+            ("IA32_MCG_STATUS: #GP on reserved bit {bit}"),
+            || refuses(msr::IA32_MCG_STATUS, 1 << bit)
+        );
+    }
+    row!(
+        report,
+        ("MSR_PLATFORM_INFO[15:8] is the frequency by 100 MHz; #GP on WRMSR"),
+        || {
+            let info = rdmsr(msr::MSR_PLATFORM_INFO);
+            same("bits 15:8", info >> 8 & 0xff, u64::from(facts.mhz / 100))?;
+            refuses(msr::MSR_PLATFORM_INFO, info)
+        }
+    );
+    row!(
+        report,
+        ("MSR_PKG_CST_CONFIG_CONTROL is locked (bit 15): #GP on WRMSR"),
+        || {
+            let locked = rdmsr(msr::MSR_PKG_CST_CONFIG_CONTROL);
+            same("bit 15", locked >> 15 & 1, 1)?;
+            refuses(msr::MSR_PKG_CST_CONFIG_CONTROL, locked)
+        }
+    );
+    row!(
+        report,
+        ("IA32_CORE_CAPABILITIES: #GP without CPUID.07H:EDX[30]"),
+        || {
+            field("EDX[30]", cpuid(7, 0).edx, 30, 1, 0)?;
+            absent(0xcf)
+        }
+    );
+    row!(
+        report,
+        ("IA32_PLATFORM_ID is read-only: #GP on WRMSR"),
+        || refuses(msr::IA32_PLATFORM_ID, rdmsr(msr::IA32_PLATFORM_ID))
+    );
+}
+
+/// Registers that no machine has.
+fn absent_everywhere(report: &mut Report) {
     for (index, what) in [
         (0x1900, "a counter of perfmon version 6"),
         (0xc001_0000, "an event select of AMD's"),
