@@ -13,6 +13,7 @@ mod lbr_info;
 mod lbr_msrs;
 mod lbr_records;
 mod pmu_count;
+mod pmu_freeze;
 mod pmu_memory;
 mod pmu_msrs;
 mod pmu_overflow;
@@ -32,7 +33,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const FIRST_LIFE: [Group; 20] = [
+const FIRST_LIFE: [Group; 21] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -52,6 +53,7 @@ const FIRST_LIFE: [Group; 20] = [
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: memory", pmu_memory::rows),
     ("Performance monitoring: overflow", pmu_overflow::rows),
+    ("Performance monitoring: freezing", pmu_freeze::rows),
     ("Power and thermal management", feedback::rows),
     ("System management mode", smm::rows),
     ("VM entries and VM exits", vmx::rows),
