@@ -46,13 +46,14 @@ fn facts(machine: &Machine) -> String {
     let lbr = &machine.lbr;
     let pmu = &machine.pmu;
     format!(
-        "depth={} depths={} format={} version={} general={} fixed={} bits={} mhz={} linear={} microcode={}",
+        "depth={} depths={} format={} version={} general={} fixed={} slots={} bits={} mhz={} linear={} microcode={}",
         lbr.depth(),
         depths(lbr),
         lbr.format_encoding(),
         pmu.version,
         pmu.general_counters,
         pmu.fixed_counters,
+        pmu.slots_per_cycle,
         pmu.counter_bits,
         machine.cpu.ips / 1_000_000,
         machine.cpu.linear_address_bits,

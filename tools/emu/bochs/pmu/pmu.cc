@@ -305,6 +305,16 @@ bool BX_CPU_C::pmu_loadable(Bit32u index, Bit64u value)
 
 void BX_CPU_C::pmu_cpuid(Bit32u function, Bit32u subfunction, struct cpuid_function_t *leaf)
 {
+  struct cpuid_function_t highest;
+
+  // beyond the highest leaf: the highest basic one
+  BX_CPU_THIS_PTR cpuid->get_cpuid_leaf(function & 0x80000000, 0, &highest);
+  if (function > highest.eax) {
+    BX_CPU_THIS_PTR cpuid->get_cpuid_leaf(0, 0, &highest);
+    function = highest.eax;
+    BX_CPU_THIS_PTR cpuid->get_cpuid_leaf(function, subfunction, leaf);
+  }
+
   struct emu_registers registers = { leaf->eax, leaf->ebx, leaf->ecx, leaf->edx };
 
   emu_cpuid(bx_pmu_machine, function, subfunction, &registers);

@@ -18,6 +18,8 @@ pub struct Facts {
     pub general: u32,
     /// Fixed counters.
     pub fixed: u32,
+    /// Slots of the pipeline in a cycle; 0 if nothing counts them.
+    pub slots: u32,
     /// Width of a counter.
     pub bits: u32,
     /// Frequency in MHz.
@@ -43,6 +45,7 @@ impl Facts {
                 "version" => &mut facts.version,
                 "general" => &mut facts.general,
                 "fixed" => &mut facts.fixed,
+                "slots" => &mut facts.slots,
                 "bits" => &mut facts.bits,
                 "mhz" => &mut facts.mhz,
                 "linear" => &mut facts.linear,

@@ -29,6 +29,10 @@ pub const REFERENCE_CYCLES: u64 = 0x013c;
 pub const INSTRUCTIONS: u64 = 0x00c0;
 /// Branch instructions retired.
 pub const BRANCHES: u64 = 0x00c4;
+/// Slots of the pipeline.
+pub const SLOTS: u64 = 0x01a4;
+/// Records that went into the LBR stack (LBR_INSERTS of the cores' event lists).
+pub const LBR_INSERTS: u64 = 0x20cc;
 /// Mispredicted branches retired.
 pub const MISPREDICTED: u64 = 0x00c5;
 

@@ -15,8 +15,8 @@ use crate::predict::Predictor;
 use crate::time::Now;
 
 // IA32_MISC_ENABLE: fast strings, performance monitoring available, branch
-// trace storage and PEBS unavailable, Enhanced SpeedStep, MONITOR.
-const MISC_ENABLE: u64 = 1 | 1 << 7 | 1 << 11 | 1 << 12 | 1 << 16 | 1 << 18;
+// trace storage and PEBS unavailable, MONITOR.
+const MISC_ENABLE: u64 = 1 | 1 << 7 | 1 << 11 | 1 << 12 | 1 << 18;
 const MISC_READ_ONLY: u64 = 1 << 7 | 1 << 11 | 1 << 12;
 // Also automatic thermal control, CPUID limit, xTPR disable and XD disable.
 const MISC_VALID: u64 = MISC_ENABLE | 1 << 3 | 1 << 22 | 1 << 23 | 1 << 34;

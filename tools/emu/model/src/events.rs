@@ -109,21 +109,22 @@ pub const EDGE: u64 = 1 << 18;
 pub const INVERT: u64 = 1 << 23;
 
 /// What a general counter with this IA32_PERFEVTSELx counts on a core with this
-/// version of architectural performance monitoring.
+/// version of architectural performance monitoring and so many slots in a cycle.
 ///
-/// At most one thing of a kind happens per cycle, so a counter mask above one
+/// At most one thing of another kind happens per cycle, so a counter mask above one
 /// is never reached.  Edge detection sees no edge in cycles and instructions,
 /// which are contiguous.
-pub fn selected(evtsel: u64, version: u8) -> Source {
+pub fn selected(evtsel: u64, version: u8, slots: u8) -> Source {
     let [event, umask, _, cmask, ..] = evtsel.to_le_bytes();
     let source = unit(event, umask, version);
     let source = match (cmask, evtsel & INVERT != 0, source) {
         (_, _, Source::Nothing) => Source::Nothing,
-        // A cycle that has slots is one cycle.
-        (1, false, Source::Slots) => Source::Cycles,
-        (0 | 1, false, source) => source,
-        (0, true, source) => source,
-        (1, true, Source::Cycles | Source::Slots) => Source::Nothing,
+        (0, _, source) => source,
+        // Each cycle has as many.
+        (_, invert, Source::Slots) if (cmask <= slots) == invert => Source::Nothing,
+        (_, _, Source::Slots) => Source::Cycles,
+        (1, false, source) => source,
+        (1, true, Source::Cycles) => Source::Nothing,
         (1, true, Source::Instructions) => Source::IdleCycles,
         (_, true, _) => Source::Cycles,
         (_, false, _) => Source::Nothing,
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     fn counts(evtsel: u64, pulses: Pulses) -> bool {
-        match selected(evtsel, 4) {
+        match selected(evtsel, 4, 0) {
             Source::Pulses(set) => set & pulses != 0,
             other => panic!("{other:?}"),
         }
@@ -218,7 +219,7 @@ mod tests {
             (0x0004_00c0, Source::Nothing),                 // edge
         ];
         for (evtsel, source) in rows {
-            assert_eq!(selected(evtsel, 4), source, "{evtsel:#x}");
+            assert_eq!(selected(evtsel, 4, 0), source, "{evtsel:#x}");
         }
     }
 
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn version_5_splits_conditionals_and_names_indirect_branches() {
-        let classes = |evtsel| match selected(evtsel, 5) {
+        let classes = |evtsel| match selected(evtsel, 5, 6) {
             Source::Pulses(set) => set,
             other => panic!("{other:?}"),
         };
@@ -270,13 +271,27 @@ mod tests {
         assert_eq!(classes(0x11c4), CONDITIONAL);
         assert_eq!(classes(0x80c4), INDIRECT_JUMP | INDIRECT_CALL);
         assert_eq!(classes(0x11c5), CONDITIONAL << MISPREDICTED_SHIFT);
-        assert_eq!(selected(0x80c4, 4), Source::Nothing);
+        assert_eq!(selected(0x80c4, 4, 0), Source::Nothing);
     }
 
     #[test]
     fn slots_are_counted_from_version_5_on() {
-        assert_eq!(selected(0x01a4, 5), Source::Slots);
-        assert_eq!(selected(0x01a4, 4), Source::Nothing);
+        assert_eq!(selected(0x01a4, 5, 6), Source::Slots);
+        assert_eq!(selected(0x01a4, 4, 0), Source::Nothing);
+    }
+
+    #[test]
+    fn every_cycle_has_as_many_slots() {
+        let rows = [
+            (0x0100_01a4, Source::Cycles),
+            (0x0600_01a4, Source::Cycles),
+            (0x0700_01a4, Source::Nothing),
+            (0x0680_01a4, Source::Nothing),
+            (0x0780_01a4, Source::Cycles),
+        ];
+        for (evtsel, source) in rows {
+            assert_eq!(selected(evtsel, 5, 6), source, "{evtsel:#x}");
+        }
     }
 
     #[test]
@@ -288,20 +303,28 @@ mod tests {
     #[test]
     fn memory_has_three_units() {
         for (evtsel, pulses) in [(0x81d0, LOAD), (0x82d0, STORE), (0x83d0, MEMORY)] {
-            assert_eq!(selected(evtsel, 4), Source::Pulses(pulses), "{evtsel:#x}");
+            assert_eq!(
+                selected(evtsel, 4, 0),
+                Source::Pulses(pulses),
+                "{evtsel:#x}"
+            );
         }
         for evtsel in [0x00d0, 0x01d0, 0x80d0, 0x84d0, 0x81d1] {
-            assert_eq!(selected(evtsel, 4), Source::Nothing, "{evtsel:#x}");
+            assert_eq!(selected(evtsel, 4, 0), Source::Nothing, "{evtsel:#x}");
         }
     }
 
     #[test]
     fn the_last_level_has_two_units() {
         for (evtsel, pulses) in [(0x4f2e, LLC_REFERENCE), (0x412e, LLC_MISS)] {
-            assert_eq!(selected(evtsel, 4), Source::Pulses(pulses), "{evtsel:#x}");
+            assert_eq!(
+                selected(evtsel, 4, 0),
+                Source::Pulses(pulses),
+                "{evtsel:#x}"
+            );
         }
         for evtsel in [0x002e, 0x012e, 0x4e2e, 0x4f2f] {
-            assert_eq!(selected(evtsel, 4), Source::Nothing, "{evtsel:#x}");
+            assert_eq!(selected(evtsel, 4, 0), Source::Nothing, "{evtsel:#x}");
         }
     }
 

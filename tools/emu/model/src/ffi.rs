@@ -6,18 +6,15 @@
 //! model has no panic on any input of the emulated software.
 
 pub mod counters;
+pub mod machine;
 
-use std::ffi::{c_char, c_int, CStr};
-use std::path::Path;
+use std::ffi::c_int;
 
+use self::machine::MachineHandle;
 use crate::branch::{Kind, Taken};
-use crate::counters::{door::Door, Counters};
 use crate::cpu::{LogicalCpu, Memory, Reset};
-use crate::cpuid::{self, Registers};
 use crate::lbr::architectural::AREA;
-use crate::machine::Machine;
 use crate::msr::Result;
-use crate::random::Random;
 use crate::time::Now;
 
 /// What the emulator looks at without a call: `struct emu_watch`.
@@ -43,15 +40,6 @@ pub struct Watch {
 pub struct Handle {
     cpu: LogicalCpu,
     watch: *mut Watch,
-}
-
-/// The emulated machine.
-#[derive(Debug)]
-pub struct MachineHandle {
-    machine: Machine,
-    random: Random,
-    counters: Counters,
-    door: Door,
 }
 
 /// Where an instruction is: `struct emu_place`.
@@ -102,108 +90,6 @@ fn outcome<T>(result: Option<Result<T>>, done: impl FnOnce(T)) -> c_int {
             DONE
         }
     }
-}
-
-/// Writes as much of `message` as fits, and a terminator.
-///
-/// # Safety
-///
-/// `place` must have room for `size` bytes.
-unsafe fn tell(message: &str, place: *mut c_char, size: usize) {
-    let length = message.len().min(size.saturating_sub(1));
-    if size > 0 {
-        // SAFETY: of the `size` bytes `length` and a terminator are written.
-        unsafe {
-            std::ptr::copy_nonoverlapping(message.as_ptr(), place.cast(), length);
-            *place.add(length) = 0;
-        }
-    }
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `path` must be a string, `error` have room for `size` bytes.
-#[no_mangle]
-pub unsafe extern "C" fn emu_machine_load(
-    path: *const c_char,
-    error: *mut c_char,
-    size: usize,
-) -> *mut MachineHandle {
-    // SAFETY: the caller passes a string.
-    let path = unsafe { CStr::from_ptr(path) };
-    match Machine::load(Path::new(&*path.to_string_lossy())) {
-        Ok(machine) => Box::into_raw(Box::new(MachineHandle {
-            random: Random::new(machine.seed),
-            counters: Counters::new(machine.cpu.count.into()),
-            door: Door::default(),
-            machine,
-        })),
-        Err(why) => {
-            // SAFETY: the caller gives `size` bytes.
-            unsafe { tell(&why.to_string(), error, size) };
-            std::ptr::null_mut()
-        }
-    }
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `machine` must come from `emu_machine_load()`, `model` be a string.
-#[no_mangle]
-pub unsafe extern "C" fn emu_machine_is(
-    machine: *const MachineHandle,
-    model: *const c_char,
-    count: u32,
-    ips: u32,
-) -> bool {
-    // SAFETY: the caller passes a live machine and a string.
-    let (machine, model) = unsafe { (&(*machine).machine, CStr::from_ptr(model)) };
-    model.to_bytes() == machine.cpu.model.as_bytes()
-        && count == u32::from(machine.cpu.count)
-        && ips == machine.cpu.ips
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `machine` must come from `emu_machine_load()`.
-#[no_mangle]
-pub unsafe extern "C" fn emu_machine_linear_address_bits(machine: *const MachineHandle) -> u8 {
-    // SAFETY: the caller passes a live machine.
-    unsafe { &(*machine).machine }.cpu.linear_address_bits
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `machine` must come from `emu_machine_load()`, `registers` be valid.
-#[no_mangle]
-pub unsafe extern "C" fn emu_cpuid(
-    machine: *const MachineHandle,
-    leaf: u32,
-    subleaf: u32,
-    registers: *mut Registers,
-) {
-    // SAFETY: the caller passes a live machine and valid registers.
-    let (machine, registers) = unsafe { (&(*machine).machine, &mut *registers) };
-    cpuid::amend(machine, leaf, subleaf, registers);
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `machine` must come from `emu_machine_load()`.
-#[no_mangle]
-pub unsafe extern "C" fn emu_random(machine: *mut MachineHandle) -> u64 {
-    // SAFETY: the caller passes a live machine.
-    unsafe { &mut (*machine).random }.next_u64()
 }
 
 /// See the header.
@@ -492,17 +378,6 @@ pub unsafe extern "C" fn emu_rdpmc(cpu: *mut Handle, ecx: u32, value: *mut u64, 
 pub unsafe extern "C" fn emu_is_loadable(cpu: *const Handle, index: u32, value: u64) -> bool {
     // SAFETY: the caller passes a live CPU.
     unsafe { &(*cpu).cpu }.is_loadable(index, value)
-}
-
-/// See the header.
-///
-/// # Safety
-///
-/// `machine` must come from `emu_machine_load()`.
-#[no_mangle]
-pub unsafe extern "C" fn emu_machine_has_arch_lbr(machine: *const MachineHandle) -> bool {
-    // SAFETY: the caller passes a live machine.
-    unsafe { &(*machine).machine }.lbr.is_architectural()
 }
 
 /// See the header.

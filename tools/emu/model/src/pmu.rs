@@ -401,7 +401,7 @@ impl Pmu {
             Register::Select(at) => {
                 if let Some(counter) = self.counters.get_mut(at) {
                     counter.control = value;
-                    counter.source = events::selected(value, self.version);
+                    counter.source = events::selected(value, self.version, self.slots_per_cycle);
                 }
             }
             // The low half, sign-extended.

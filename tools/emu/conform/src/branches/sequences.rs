@@ -110,6 +110,35 @@ scenarios! {
         "22: nop" "cli"]
     branches [RelJmp K "20b" "21b", Event K "22b" "acknowledge", Far K "acknowledge_end" "22b",]
 
+    jump_int_n "JMP, then INT n"
+    before ["mov edi, 0x80" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["20: jmp 21f" "nop" "21: int 0x80" "22:"]
+    branches [RelJmp K "20b" "21b", Far K "21b" "return_at_once", Far K "return_at_once" "22b",]
+
+    jumps_fault "JMP r64, JMP, then a fault"
+    before ["mov edi, 6" "lea rsi, [rip + skip_two]" "call conform_gate"]
+    code ["lea rax, [rip + 21f]" "20: jmp rax" "nop" "21: jmp 22f" "nop" "22: ud2" "23:"]
+    branches [IndJmp K "20b" "21b", RelJmp K "21b" "22b", Event K "22b" "skip_two",
+        Far K "skip_two + 5" "23b",]
+
+    // Of the branches of these those before the #DB.
+    int1 "INT1 between two JMPs"
+    before ["mov edi, 1" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["20: jmp 21f" "nop" "21: .byte 0xf1" "jmp 22f" "nop" "22:"]
+    branches [RelJmp K "20b" "21b",]
+
+    data_breakpoint "a store that a breakpoint is for between two JMPs"
+    before ["mov edi, 1" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["lea rax, [rsp - 64]" "mov dr0, rax" "mov eax, 0x10401" "mov dr7, rax"
+        "20: jmp 21f" "nop" "21: mov byte ptr [rsp - 64], 0" "jmp 22f" "nop"
+        "22: mov eax, 0x400" "mov dr7, rax"]
+    branches [RelJmp K "20b" "21b",]
+
+    int_n_of_db "INT n with the vector of #DB, and a JMP"
+    before ["mov edi, 1" "lea rsi, [rip + return_at_once]" "call conform_gate"]
+    code ["20: .byte 0xcd, 1" "21: jmp 22f" "nop" "22:"]
+    branches [Far K "20b" "return_at_once", Far K "return_at_once" "21b", RelJmp K "21b" "22b",]
+
     // TF takes effect behind the instruction after POPFQ.
     single_step "a single step (#DB) between two JMPs"
     before ["mov edi, 1" "lea rsi, [rip + stop_stepping]" "call conform_gate"]

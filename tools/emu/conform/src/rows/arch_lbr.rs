@@ -6,8 +6,9 @@ use super::{absent, keeps, refuses};
 use crate::branches::{self, Kind};
 use crate::cpu::{cpuid, rdmsr, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{self, CALL_STACK, ENABLES, LBREN, OS, USR};
+use crate::lbr::{self, filter, CALL_STACK, ENABLES, LBREN, OS, USR};
 use crate::msr::{self, IA32_LBR_CTL, IA32_LBR_DEPTH};
+use crate::pmu::{self, LBR_FRZ};
 use crate::report::{row, same, Report, Verdict};
 
 const FROM: u32 = msr::IA32_LBR_0_FROM_IP;
@@ -76,18 +77,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             ("CPUID.07H:EDX[19] is 0 without architectural LBRs"),
             || same("Arch LBR", u64::from(cpuid(7, 0).edx >> 19 & 1), 0)
         );
-        row!(
-            report,
-            ("CPUID.1CH is 0 without architectural LBRs"),
-            || {
-                let leaf = cpuid(0x1c, 0);
-                same(
-                    "EAX to EDX",
-                    u64::from(leaf.eax | leaf.ebx | leaf.ecx | leaf.edx),
-                    0,
-                )
-            }
-        );
         return;
     }
     leaf(report, facts);
@@ -95,6 +84,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     depth(report, facts);
     entries(report, facts);
     info(report, facts);
+    last_event(report, facts);
     others(report);
     lbr::reset(facts, 0);
 }
@@ -344,6 +334,10 @@ fn info(report: &mut Report, facts: &Facts) {
             same("CYC_CNT_VALID", rdmsr(INFO + 1) & CYC_CNT_VALID, 0)
         }
     );
+}
+
+fn last_event(report: &mut Report, facts: &Facts) {
+    let ler = || (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP));
     row!(
         report,
         ("IA32_LER_INFO.BR_TYPE: kind of the last branch before an event"),
@@ -352,6 +346,31 @@ fn info(report: &mut Report, facts: &Facts) {
             lbr::run(facts, &branches::jump_fault_jump, 0);
             let found = rdmsr(msr::IA32_LER_INFO) >> 56 & 0xf;
             same("BR_TYPE", found, br_type(Kind::RelJmp))
+        }
+    );
+    row!(
+        report,
+        ("IA32_LER_x: the last branch before an event that the filters let through"),
+        || {
+            lbr::reset(facts, 0);
+            lbr::run(facts, &branches::jumps_fault, filter(Kind::RelJmp).1);
+            let (from, to) = branches::jumps_fault.first();
+            same("IA32_LER_FROM_IP", ler().0, from)?;
+            same("IA32_LER_TO_IP", ler().1, to)
+        }
+    );
+    row!(
+        report,
+        ("IA32_PERF_GLOBAL_STATUS.LBR_FRZ freezes IA32_LER_x"),
+        || {
+            lbr::reset(facts, 0);
+            lbr::run(facts, &branches::jump_fault_jump, 0);
+            let before = ler();
+            wrmsr(msr::IA32_PERF_GLOBAL_STATUS_SET, LBR_FRZ);
+            lbr::run(facts, &branches::jumps_fault, 0);
+            pmu::clear_status(facts);
+            same("IA32_LER_FROM_IP", ler().0, before.0)?;
+            same("IA32_LER_TO_IP", ler().1, before.1)
         }
     );
 }

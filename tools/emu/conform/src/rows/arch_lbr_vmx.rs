@@ -10,7 +10,7 @@ use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, LBREN};
-use crate::msr::IA32_LBR_CTL;
+use crate::msr::{IA32_LBR_CTL, IA32_LBR_DEPTH};
 use crate::report::{row, same, Report};
 use crate::vmx::{self, field, guest, Controls, End};
 
@@ -193,14 +193,20 @@ fn records(report: &mut Report, facts: &Facts) {
         ("a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set"),
         || step_exits(facts, BOTH, (field::GUEST_LBR_CTL, on))
     );
-    row!(
-        report,
-        ("VM entry and VM exit keep the records and IA32_LBR_DEPTH"),
-        || {
-            lbr::records(facts, &branches::call_relative, 0)?;
-            vmx::prepare(guest::exit, BOTH);
-            exits(VMCALL)?;
-            lbr::holds(facts, lbr::expected(facts, &branches::call_relative, 0))
-        }
-    );
+    row!(report, ("VM entry and VM exit keep the records"), || {
+        lbr::records(facts, &branches::call_relative, 0)?;
+        vmx::prepare(guest::exit, BOTH);
+        exits(VMCALL)?;
+        lbr::holds(facts, lbr::expected(facts, &branches::call_relative, 0))
+    });
+    row!(report, ("VM entry and VM exit keep IA32_LBR_DEPTH"), || {
+        let smallest = 8 * (u64::from(facts.depths.trailing_zeros()) + 1);
+        wrmsr(IA32_LBR_DEPTH, smallest);
+        vmx::prepare(guest::exit, BOTH);
+        let exit = exits(VMCALL);
+        let found = rdmsr(IA32_LBR_DEPTH);
+        lbr::reset(facts, 0);
+        exit?;
+        same("IA32_LBR_DEPTH", found, smallest)
+    });
 }

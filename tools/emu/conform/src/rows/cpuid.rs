@@ -89,14 +89,15 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             || { same("ECX", u64::from(perf.ecx), (1 << facts.fixed) - 1) }
         );
     }
+    let highest = cpuid(0, 0).eax;
     let clock = cpuid(0x15, 0);
-    if facts.version < 5 {
+    if highest >= 0x15 && facts.version < 5 {
         row!(
             report,
             ("CPUID.15H:EBX is 0: no ratio of TSC and crystal clock is enumerated"),
             || same("EBX", u64::from(clock.ebx), 0)
         );
-    } else {
+    } else if highest >= 0x15 {
         row!(
             report,
             ("CPUID.15H: the crystal clock times EBX / EAX is the TSC's frequency"),
@@ -108,11 +109,35 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             }
         );
     }
-    row!(
-        report,
-        ("CPUID.16H:EAX[15:0] is the base frequency in MHz"),
-        || { field("EAX", cpuid(0x16, 0).eax, 0, 16, facts.mhz) }
-    );
+    if highest >= 0x16 {
+        row!(
+            report,
+            ("CPUID.16H:EAX[15:0] is the base frequency in MHz"),
+            || { field("EAX", cpuid(0x16, 0).eax, 0, 16, facts.mhz) }
+        );
+    }
+    let last = cpuid(highest, 0);
+    for (what, leaf) in [
+        ("behind the highest basic one", highest + 1),
+        ("1FFFFFFFH", 0x1fff_ffff),
+        ("40000000H", 0x4000_0000),
+        (
+            "behind the highest extended one",
+            cpuid(0x8000_0000, 0).eax + 1,
+        ),
+    ] {
+        row!(
+            report,
+            ("CPUID of the leaf {what} is that of the highest basic one"),
+            || {
+                let found = cpuid(leaf, 0);
+                same("EAX", found.eax.into(), last.eax.into())?;
+                same("EBX", found.ebx.into(), last.ebx.into())?;
+                same("ECX", found.ecx.into(), last.ecx.into())?;
+                same("EDX", found.edx.into(), last.edx.into())
+            }
+        );
+    }
 
     let capabilities = rdmsr(msr::IA32_PERF_CAPABILITIES);
     row!(
@@ -164,7 +189,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     for (bit, what) in [
         (0, "Fast-Strings Enable"),
         (3, "Automatic Thermal Control Circuit Enable"),
-        (16, "Enhanced Intel SpeedStep Technology Enable"),
         (18, "ENABLE MONITOR FSM"),
         (22, "Limit CPUID Maxval"),
         (23, "xTPR Message Disable"),
@@ -182,6 +206,11 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             }
         );
     }
+    row!(
+        report,
+        ("IA32_MISC_ENABLE[16]: #GP on SpeedStep without CPUID.01H:ECX[7]"),
+        || { refuses(msr::IA32_MISC_ENABLE, enable | 1 << 16) }
+    );
     platform(report, facts);
     absent_everywhere(report);
     row!(

@@ -66,13 +66,31 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         }
     );
 
+    for scenario in [
+        &branches::single_step,
+        &branches::int1,
+        &branches::data_breakpoint,
+    ] {
+        row!(
+            report,
+            (
+                "a debug exception is not recorded and clears {switch}: {}",
+                scenario.about
+            ),
+            || {
+                lbr::reset(facts, 0);
+                lbr::run(facts, scenario, 0);
+                lbr::holds(facts, scenario.branches())
+            }
+        );
+    }
     row!(
         report,
-        ("a debug exception is not recorded and clears {switch}"),
+        ("INT n with vector 1 is recorded and leaves {switch} set"),
         || {
             lbr::reset(facts, 0);
-            lbr::run(facts, &branches::single_step, 0);
-            lbr::holds(facts, branches::single_step.branches())
+            lbr::run(facts, &branches::int_n_of_db, 0);
+            lbr::holds(facts, branches::int_n_of_db.branches())
         }
     );
     row!(
@@ -126,6 +144,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     for (about, scenario) in [
         ("an exception", &branches::jump_fault_jump),
         ("an interrupt", &branches::jump_interrupt),
+        ("a software interrupt", &branches::jump_int_n),
     ] {
         let (from, to) = scenario.first();
         row!(

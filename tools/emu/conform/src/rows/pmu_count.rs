@@ -8,9 +8,11 @@
 use crate::branches::{self, Scenario};
 use crate::cpu::{self, rdmsr, try_rdpmc, wrmsr};
 use crate::facts::Facts;
+use crate::lbr;
 use crate::msr;
 use crate::pmu::{self, Counter};
-use crate::pmu::{BRANCHES, CYCLES, EDGE, EN, INSTRUCTIONS, INV, OS, REFERENCE_CYCLES, USR};
+use crate::pmu::{BRANCHES, CYCLES, EDGE, EN, INSTRUCTIONS, INV, LBR_INSERTS, OS};
+use crate::pmu::{REFERENCE_CYCLES, SLOTS, USR};
 use crate::report::{fail, row, same, Report, Verdict};
 use crate::traps::{self, GP};
 
@@ -124,6 +126,9 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     }
     enables(report, facts);
     thresholds(report, facts);
+    if facts.slots > 0 {
+        slots(report, facts);
+    }
     branch_events(report, facts);
     rdpmc(report, facts);
     halted(report, facts);
@@ -197,6 +202,46 @@ fn enables(report: &mut Report, facts: &Facts) {
         report,
         ("IA32_FIXED_CTR_CTRL: enable field 2: ring 0 is not counted"),
         || { none(pmu::count_fixed(facts, 0, 2, &branches::nops_110)) }
+    );
+}
+
+/// Slots of the pipeline: each cycle has as many.
+fn slots(report: &mut Report, facts: &Facts) {
+    let many = &branches::nops_110;
+    let count = |select| pmu::count_on(facts, 0, select | ALL, many);
+    let slots = u64::from(facts.slots);
+    row!(
+        report,
+        ("event topdown slots: {slots} in each core cycle"),
+        || { same("count", count(SLOTS), slots * count(CYCLES)) }
+    );
+    row!(
+        report,
+        ("IA32_FIXED_CTR3 (TOPDOWN.SLOTS): {slots} in each core cycle"),
+        || {
+            let cycles = pmu::count_fixed(facts, 1, 3, many);
+            same("count", pmu::count_fixed(facts, 3, 3, many), slots * cycles)
+        }
+    );
+    row!(
+        report,
+        ("IA32_PERFEVTSELx.CMASK: each cycle has {slots} slots, and none has more"),
+        || {
+            same("at least", count(SLOTS | slots << 24), count(CYCLES))?;
+            same("more", count(SLOTS | (slots + 1) << 24), 0)
+        }
+    );
+    row!(
+        report,
+        ("IA32_PERFEVTSELx.INV: no cycle has less than {slots} slots, each less than more"),
+        || {
+            same("less", count(SLOTS | INV | slots << 24), 0)?;
+            same(
+                "less than more",
+                count(SLOTS | INV | (slots + 1) << 24),
+                count(CYCLES),
+            )
+        }
     );
 }
 
@@ -323,14 +368,36 @@ fn branch_events(report: &mut Report, facts: &Facts) {
     );
     row!(
         report,
-        ("event mispredicted branches: at most all branches, none without one"),
+        ("event mispredicted branches: none without a branch"),
+        || { none(pmu::count(facts, pmu::MISPREDICTED, &branches::nothing)) }
+    );
+    row!(
+        report,
+        ("event mispredicted branches: of a loop a Jcc, that which leaves it at least"),
         || {
-            let mispredicted = pmu::count(facts, pmu::MISPREDICTED, &branches::many);
-            none(pmu::count(facts, pmu::MISPREDICTED, &branches::nothing))?;
-            if mispredicted > number(&branches::many) + 1 {
-                fail!("{mispredicted} mispredicted");
+            let conditional = if facts.version < 5 { 0x01 } else { 0x11 };
+            let event = pmu::MISPREDICTED | conditional << 8;
+            let found = pmu::count(facts, event, &branches::loop_exit);
+            if !(1..100).contains(&found) {
+                fail!("{found} of 1000 mispredicted");
             }
-            Ok(())
+            let all = pmu::count(facts, pmu::MISPREDICTED, &branches::loop_exit);
+            same("all mispredicted branches", all, found)
+        }
+    );
+    row!(
+        report,
+        ("event LBR_INSERTS counts the records that are made"),
+        || {
+            pmu::reset(facts);
+            lbr::reset(facts, 0);
+            wrmsr(msr::IA32_PERFEVTSEL0, LBR_INSERTS | ALL);
+            wrmsr(msr::IA32_PERF_GLOBAL_CTRL, 1);
+            lbr::run(facts, &branches::all, 0);
+            wrmsr(msr::IA32_PERF_GLOBAL_CTRL, 0);
+            let counted = Counter::General(0).read();
+            pmu::reset(facts);
+            same("count", counted, number(&branches::all))
         }
     );
     // The event lists of Haswell to Skylake, and of Ice Lake and later: BR_INST_RETIRED.

@@ -267,13 +267,6 @@ fn a_level_changes_with_one_branch() {
 }
 
 #[test]
-fn slots_over_a_mask_of_one_are_cycles() {
-    use crate::events::{selected, Source, INVERT};
-    assert_eq!(selected(0x1a4 | 1 << 24, 5), Source::Cycles);
-    assert_eq!(selected(0x1a4 | 1 << 24 | INVERT, 5), Source::Nothing);
-}
-
-#[test]
 fn an_overflow_without_interrupt_does_not_freeze() {
     let mut cpu = armed(debugctl::LBR | debugctl::FREEZE_LBRS_ON_PMI);
     set(&mut cpu, IA32_PERFEVTSEL0, EN | OS | 0x3c);

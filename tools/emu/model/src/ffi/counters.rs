@@ -5,7 +5,7 @@ use std::ffi::{c_char, CStr};
 use std::fs;
 use std::path::Path;
 
-use super::{tell, MachineHandle};
+use super::machine::{tell, MachineHandle};
 use crate::counters::{MsrAccess, PAGE};
 
 /// The instructions of each CPU.

@@ -75,7 +75,7 @@ pub struct Architectural {
     /// When the last record was made, in core cycles; `None` since recording was
     /// switched on.
     recorded: Option<u64>,
-    /// The latest branch, recorded or not.
+    /// The latest branch that the filters let through.
     last: Record,
     /// IA32_LER_FROM_IP, IA32_LER_TO_IP and IA32_LER_INFO: the latest branch before
     /// the latest event.
@@ -173,13 +173,12 @@ impl Architectural {
         if branch.kind == Kind::Event {
             self.before_event = self.last;
         }
-        let record = self.record(branch, how);
-        self.last = record;
-        if self.ctl & (level(how.user) | enabling(branch.kind))
-            != level(how.user) | enabling(branch.kind)
-        {
+        let enabled = level(how.user) | enabling(branch.kind);
+        if self.ctl & enabled != enabled {
             return false;
         }
+        let record = self.record(branch, how);
+        self.last = record;
         if branch.is_zero_length_call() {
             return false;
         }

@@ -131,7 +131,9 @@ impl Source<'_> {
                     self.pick(&EVENTS)
                 };
                 let threshold = if self.chance(4) {
-                    self.pick(&[0, 1, 1, 2, 255]) << 24 | self.below(2) << 23 | self.below(2) << 18
+                    self.pick(&[0, 1, 1, 2, 6, 255]) << 24
+                        | self.below(2) << 23
+                        | self.below(2) << 18
                 } else {
                     0
                 };

@@ -21,7 +21,7 @@ pub(crate) struct Lbr {
     pub(crate) control: u64,
     pub(crate) depth: usize,
     pub(crate) ler: Record,
-    /// Address of the last branch and its target, whatever the filters.
+    /// The last branch that may become the last event record.
     last: Record,
     /// When the last record was made, if known.
     pub(crate) since: Option<u64>,
@@ -87,8 +87,12 @@ impl Lbr {
             branch.from
         };
         let whole = [from, branch.to, wrong | time | kind << 56];
-        self.last = whole;
-        if !self.passes(branch, user) {
+        let passes = self.passes(branch, user);
+        // LBR_SELECT is not for the last event record, IA32_LBR_CTL is.
+        if passes || !self.facts.architectural {
+            self.last = whole;
+        }
+        if !passes {
             return false;
         }
         let zero =

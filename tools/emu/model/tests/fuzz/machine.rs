@@ -4,8 +4,9 @@
 use std::ffi::CString;
 
 use emu_model::cpuid::Registers;
-use emu_model::ffi::{self, Handle, MachineHandle, Watch};
+use emu_model::ffi::{self, machine, Handle, Watch};
 use emu_model::time::Now;
+use machine::MachineHandle;
 
 use crate::reference::{Branch, Place};
 
@@ -30,7 +31,7 @@ impl Loaded {
         let path = CString::new(path).expect("a path");
         let mut error = [0; 512];
         // SAFETY: a string and room for a message.
-        let machine = unsafe { ffi::emu_machine_load(path.as_ptr(), error.as_mut_ptr(), 512) };
+        let machine = unsafe { machine::emu_machine_load(path.as_ptr(), error.as_mut_ptr(), 512) };
         assert!(!machine.is_null(), "{path:?} was read before");
         Self(machine)
     }
@@ -40,7 +41,7 @@ impl Loaded {
         let [eax, ebx, ecx, edx] = own;
         let mut registers = Registers { eax, ebx, ecx, edx };
         // SAFETY: the machine lives as long as `self`.
-        unsafe { ffi::emu_cpuid(self.0, leaf, subleaf, &mut registers) };
+        unsafe { machine::emu_cpuid(self.0, leaf, subleaf, &mut registers) };
         [registers.eax, registers.ebx, registers.ecx, registers.edx]
     }
 }

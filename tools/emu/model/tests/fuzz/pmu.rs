@@ -89,12 +89,14 @@ impl Pmu {
             (0xd0, 0x83) => u64::from(what.load || what.store),
             _ => return 0,
         };
-        // One of a kind happens per cycle, as Documentation/hardware-model.rst says; it leaves no
-        // gap between cycles, and with INV counts each cycle for branches.
+        // One of a kind happens per cycle, as Documentation/hardware-model.rst says, but for
+        // slots; it leaves no gap between cycles, and with INV counts each cycle for branches.
         let level = matches!(event, 0x3c | 0xc0 | 0xa4);
         let cycle = u64::from(what.cycle);
         let number = match (cmask, invert) {
             (0, _) => number,
+            (_, true) if event == 0xa4 => cycle * u64::from(self.facts.slots < cmask.into()),
+            (_, false) if event == 0xa4 => cycle * u64::from(self.facts.slots >= cmask.into()),
             // One line after the other.
             (1, false) if event == 0x2e => number,
             (1, false) => number.min(1),

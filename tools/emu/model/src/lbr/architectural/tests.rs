@@ -313,13 +313,14 @@ fn writes_keep_to_what_exists() {
 #[test]
 fn the_last_event_record_is_the_branch_before_the_event() {
     let mut lbr = lbr(ALL & !JCC);
-    record(&mut lbr, Kind::Conditional, 0x10);
+    record(&mut lbr, Kind::RelativeJump, 0x10);
+    record(&mut lbr, Kind::Conditional, 0x18);
     record(&mut lbr, Kind::Event, 0x20);
     assert_eq!(get(&lbr, msr::MSR_LER_FROM_LIP), 0x10);
     assert_eq!(get(&lbr, msr::MSR_LER_TO_LIP), 0x110);
     record(&mut lbr, Kind::Event, 0x30);
     assert_eq!(get(&lbr, msr::MSR_LER_FROM_LIP), 0x20);
-    assert_eq!(get(&lbr, msr::IA32_LER_INFO) >> 56, 8);
+    assert_eq!(get(&lbr, msr::IA32_LER_INFO) >> 56 & 0xf, 8);
 }
 
 #[test]
