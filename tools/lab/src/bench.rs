@@ -17,8 +17,8 @@ use crate::run::{Boot, Files, Options, Size};
 use crate::suite::Part;
 
 /// The unpatched emulator's CPUID names another frequency than its clock has.  With
-/// these the kernel takes as many timer interrupts on both.
-const APPEND: &str = "tsc_early_khz=100000 lapic=notscdeadline";
+/// these and the clock's the kernel takes as many timer interrupts on both.
+const APPEND: &str = "lapic=notscdeadline tsc_early_khz=";
 
 /// The unpatched emulator has no PMU, says in IA32_MISC_ENABLE that string instructions
 /// are slow, and in CPUID that it has a thermal monitor.  With this the kernel executes the
@@ -130,7 +130,12 @@ fn stay_on_one_cpu() -> Result<()> {
 ///
 /// If an emulator is missing or a run fails.
 pub fn bench(places: &Places, size: Size, machine: &str, runs: u32, steps: u32) -> Result<bool> {
+    let files = Files::new(places, "bench-emu")?;
+    let (_, description) = size.machine(places.machine(machine), &files.log)?;
+    let clock = format!("{APPEND}{}", description.cpu.ips / 1000);
+    let kernels = places.kernels(&["kernel-vanilla".into()]);
     let bench = Bench {
+        kernel: kernels.first().context("no kernel")?,
         ours: places.with_bochs(places.bochs()?),
         stock: places.with_bochs(places.stock()?),
         machine,
@@ -143,9 +148,9 @@ pub fn bench(places: &Places, size: Size, machine: &str, runs: u32, steps: u32) 
         for ((row, base, _), times) in BOUNDS.iter().zip(&mut times) {
             eprintln!("==> run {run} of {runs}: {}", row.name);
             let append = if base.stock {
-                format!("{APPEND} {AS_STOCK}")
+                format!("{clock} {AS_STOCK}")
             } else {
-                APPEND.to_owned()
+                clock.clone()
             };
             let (base, row) = thread::scope(|scope| {
                 let base = scope.spawn(|| bench.measure(base, &append, "bench-emu-base"));
@@ -189,6 +194,7 @@ struct Bench<'a> {
     ours: Places,
     stock: Places,
     machine: &'a str,
+    kernel: &'a str,
     size: Size,
     steps: u32,
 }
@@ -205,7 +211,7 @@ impl Bench<'_> {
         ];
         let boot = Boot {
             machine: self.machine,
-            kernel: "kernel-vanilla",
+            kernel: self.kernel,
             parts: &[Part::Perf],
             job: Job {
                 mode: "suite",

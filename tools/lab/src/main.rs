@@ -220,8 +220,7 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Shell { machine, append } => {
             options.append = append;
-            shell::shell(&places, &options, &machine)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(verdict(shell::shell(&places, &options, &machine)?))
         }
         Command::Demo {
             machine,

@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 
 use crate::bochsrc::Console;
-use crate::emulator::Flow;
+use crate::emulator::{End, Flow};
 use crate::initramfs::Job;
 use crate::places::Places;
 use crate::run::{Boot, Files, Options};
@@ -102,12 +102,13 @@ fn parts(places: &Places) -> Vec<Part> {
     parts
 }
 
-/// Boots `machine` and joins its console to this terminal until it is off.
+/// Boots `machine` and joins its console to this terminal until it is off.  Gives whether
+/// that is what whoever sits there wanted.
 ///
 /// # Errors
 ///
 /// If there is no terminal, or the machine cannot be started.
-pub fn shell(places: &Places, options: &Options, machine: &str) -> Result<()> {
+pub fn shell(places: &Places, options: &Options, machine: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("a shell needs a terminal; for scripts there is `lab run --suite`");
     }
@@ -149,9 +150,14 @@ pub fn shell(places: &Places, options: &Options, machine: &str) -> Result<()> {
         },
     );
     drop(terminal);
-    match ended?.0 {
-        crate::emulator::End::PowerOff => eprintln!("the machine is off"),
-        crate::emulator::End::Failed(why) => eprintln!("the machine has gone: {why}"),
-    }
-    Ok(())
+    Ok(match ended?.0 {
+        End::PowerOff => {
+            eprintln!("the machine is off");
+            true
+        }
+        End::Failed(why) => {
+            eprintln!("the machine has gone: {why}");
+            stop.load(Ordering::Relaxed)
+        }
+    })
 }
