@@ -3,17 +3,19 @@
 //! by booting it, in a kernel or a suite.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::pty::openpty;
 
 /// Runs `lab`, which must fail, and gives the lines that it prints.
-fn lab(arguments: &[&str]) -> Vec<String> {
+fn lab(arguments: &[&str], stdin: Stdio) -> Vec<String> {
     let logs = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(arguments)
         .arg("--log")
         .arg(logs.path())
+        .stdin(stdin)
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
@@ -32,7 +34,12 @@ fn skylake() -> String {
 
 /// That exactly one line says `what`.
 fn says(arguments: &[&str], what: &str) {
-    let lines = lab(arguments);
+    says_with(Stdio::null(), arguments, what);
+}
+
+/// The same with this standard input.
+fn says_with(stdin: Stdio, arguments: &[&str], what: &str) {
+    let lines = lab(arguments, stdin);
     let found = lines.iter().filter(|line| line.contains(what)).count();
     assert_eq!(found, 1, "{arguments:?}, {what}: {lines:?}");
 }
@@ -161,7 +168,10 @@ fn a_machine_that_the_emulator_cannot_be() {
     ] {
         fs::write(path, good.replace(key, value)).unwrap();
         says(&["conform", path], what);
-        says(&["boot", path], what.trim_start_matches("FAILED  "));
+        let what = what.trim_start_matches("FAILED  ");
+        says(&["boot", path], what);
+        let terminal = openpty(None, None).unwrap();
+        says_with(terminal.slave.into(), &["shell", path], what);
     }
 }
 
