@@ -95,8 +95,8 @@ impl Pmu {
         let cycle = u64::from(what.cycle);
         let number = match (cmask, invert) {
             (0, _) => number,
-            (_, true) if event == 0xa4 => cycle * u64::from(self.facts.slots < cmask.into()),
-            (_, false) if event == 0xa4 => cycle * u64::from(self.facts.slots >= cmask.into()),
+            (_, true) if event == 0xa4 => cycle * u64::from(self.facts.slots < cmask),
+            (_, false) if event == 0xa4 => cycle * u64::from(self.facts.slots >= cmask),
             // One line after the other.
             (1, false) if event == 0x2e => number,
             (1, false) => number.min(1),
