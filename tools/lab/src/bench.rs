@@ -131,7 +131,7 @@ fn stay_on_one_cpu() -> Result<()> {
 /// If an emulator is missing or a run fails.
 pub fn bench(places: &Places, size: Size, machine: &str, runs: u32, steps: u32) -> Result<bool> {
     let files = Files::new(places, "bench-emu")?;
-    let (_, description) = size.machine(places.machine(machine), &files.log)?;
+    let (_, description) = size.machine(places.machine(machine)?, &files.log)?;
     let clock = format!("{APPEND}{}", description.cpu.ips / 1000);
     let kernels = places.kernels(&["kernel-vanilla".into()]);
     let bench = Bench {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use emu_model::machine::{Lbr, Machine};
 
 use crate::bochsrc::{self, Console};
@@ -33,7 +33,7 @@ pub fn title(machine: &str) -> String {
 pub fn machines(places: &Places) -> Result<Vec<String>> {
     let mut machines = Vec::new();
     for name in places.machine_names()? {
-        let machine = Machine::load(places.machine(&name))?;
+        let machine = Machine::load(places.machine(&name)?)?;
         if machine.cpu.count == 1 {
             machines.push(name);
         }
@@ -78,10 +78,7 @@ fn depths(lbr: &Lbr) -> u32 {
 ///
 /// If it cannot be started.  A row that fails is in the [`Outcome`].
 pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outcome> {
-    let path = places
-        .machine(machine)
-        .canonicalize()
-        .with_context(|| format!("no machine {machine}; `lab list` names them"))?;
+    let path = places.machine(machine)?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let bochs = places.bochs()?;
     let files = Files::new(places, &format!("conform/{stem}"))?;

@@ -171,7 +171,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 fn list(places: &Places) -> Result<ExitCode> {
     println!("machines:");
     for name in places.machine_names()? {
-        let machine = Machine::load(places.machine(&name))?;
+        let machine = Machine::load(places.machine(&name)?)?;
         println!("  {name:<16} {}", machine.description);
     }
     println!("suites:");

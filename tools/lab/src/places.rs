@@ -306,12 +306,19 @@ impl Places {
 
     /// The description of the machine `name`, a path or a name in
     /// tools/emu/machines.
-    pub fn machine(&self, name: &str) -> PathBuf {
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn machine(&self, name: &str) -> Result<PathBuf> {
         let path = Path::new(name);
-        if path.extension().is_some_and(|e| e == "toml") {
-            return path.to_owned();
-        }
-        self.machines().join(format!("{name}.toml"))
+        let path = if path.extension().is_some_and(|e| e == "toml") {
+            path.to_owned()
+        } else {
+            self.machines().join(format!("{name}.toml"))
+        };
+        path.canonicalize()
+            .with_context(|| format!("no machine {name}; `lab list` names them"))
     }
 
     /// The names of all machines, in order.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use emu_model::machine::Machine;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -213,10 +213,7 @@ impl Boot<'_> {
         files: &Files,
         console: Console<'_>,
     ) -> Result<Ready> {
-        let path = places
-            .machine(self.machine)
-            .canonicalize()
-            .with_context(|| format!("no machine {}; `lab list` names them", self.machine))?;
+        let path = places.machine(self.machine)?;
         let (path, machine) = options.size.machine(path, &files.log)?;
         let bochs = places.bochs()?;
         let kernel = places.kernel(self.kernel)?;
@@ -398,7 +395,7 @@ pub fn suite(
     };
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
-        let depth = Machine::load(places.machine(machine))?.lbr.depth();
+        let depth = Machine::load(places.machine(machine)?)?.lbr.depth();
         let verdicts = demo::verdicts(&outcome.transcript, depth);
         outcome.report.tests.extend(verdicts);
     }

@@ -86,8 +86,7 @@ pub fn run(places: &Places, options: &Options, system: &System) -> Result<Outcom
     let stem = image.file_stem().unwrap_or_default().to_string_lossy();
     let title = format!("{stem} ({})", system.machine);
     let files = Files::new(places, &format!("system/{stem}"))?;
-    let path = existing(&places.machine(&system.machine))
-        .with_context(|| format!("no machine {}; `lab list` names them", system.machine))?;
+    let path = places.machine(&system.machine)?;
     let (path, machine) = options.size.machine(path, &files.log)?;
     iso::build(
         &files.iso,

@@ -50,6 +50,7 @@ fn an_unknown_machine() {
     says(&["boot", "nosuch"], what);
     says(&["run", "nosuch", "--suite", "lab"], what);
     says(&["conform", "nosuch"], what);
+    says(&["bench-emu", "nosuch"], what);
 }
 
 #[test]
