@@ -212,6 +212,18 @@ const FLAGS: u64 = 7 << 61;
 /// Of these: the branch was mispredicted.
 const MISPRED: u64 = 1 << 63;
 
+/// FROM and TO of the last event record.
+pub fn last_event() -> (u64, u64) {
+    (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP))
+}
+
+/// Whether the last event record is that branch.
+pub fn last_event_is(expected: (u64, u64)) -> Verdict {
+    let (from, to) = last_event();
+    same("FROM", from, expected.0)?;
+    same("TO", to, expected.1)
+}
+
 /// The entry of the `n`th record, from the newest on.
 fn entry(facts: &Facts, n: u32) -> u32 {
     if facts.is_architectural() {

@@ -337,7 +337,6 @@ fn info(report: &mut Report, facts: &Facts) {
 }
 
 fn last_event(report: &mut Report, facts: &Facts) {
-    let ler = || (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP));
     row!(
         report,
         ("IA32_LER_INFO.BR_TYPE: kind of the last branch before an event"),
@@ -354,9 +353,7 @@ fn last_event(report: &mut Report, facts: &Facts) {
         || {
             lbr::reset(facts, 0);
             lbr::run(facts, &branches::jumps_fault, filter(Kind::RelJmp).1);
-            let (from, to) = branches::jumps_fault.first();
-            same("IA32_LER_FROM_IP", ler().0, from)?;
-            same("IA32_LER_TO_IP", ler().1, to)
+            lbr::last_event_is(branches::jumps_fault.first())
         }
     );
     row!(
@@ -365,12 +362,11 @@ fn last_event(report: &mut Report, facts: &Facts) {
         || {
             lbr::reset(facts, 0);
             lbr::run(facts, &branches::jump_fault_jump, 0);
-            let before = ler();
+            let before = lbr::last_event();
             wrmsr(msr::IA32_PERF_GLOBAL_STATUS_SET, LBR_FRZ);
             lbr::run(facts, &branches::jumps_fault, 0);
             pmu::clear_status(facts);
-            same("IA32_LER_FROM_IP", ler().0, before.0)?;
-            same("IA32_LER_TO_IP", ler().1, before.1)
+            lbr::last_event_is(before)
         }
     );
 }

@@ -140,7 +140,6 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         });
     }
 
-    let ler = || (rdmsr(msr::MSR_LER_FROM_LIP), rdmsr(msr::MSR_LER_TO_LIP));
     for (about, scenario) in [
         ("an exception", &branches::jump_fault_jump),
         ("an interrupt", &branches::jump_interrupt),
@@ -153,7 +152,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             || {
                 lbr::reset(facts, 0);
                 lbr::run(facts, scenario, 0);
-                same("MSR_LER_FROM_LIP", ler().0, from)
+                same("MSR_LER_FROM_LIP", lbr::last_event().0, from)
             }
         );
         row!(
@@ -162,7 +161,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
             || {
                 lbr::reset(facts, 0);
                 lbr::run(facts, scenario, 0);
-                same("MSR_LER_TO_LIP", ler().1, to)
+                same("MSR_LER_TO_LIP", lbr::last_event().1, to)
             }
         );
     }
@@ -172,10 +171,9 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         || {
             lbr::reset(facts, 0);
             lbr::run(facts, &branches::jump_fault_jump, 0);
-            let before = ler();
+            let before = lbr::last_event();
             lbr::run(facts, &branches::jmp_near, 0);
-            same("MSR_LER_FROM_LIP", ler().0, before.0)?;
-            same("MSR_LER_TO_LIP", ler().1, before.1)
+            lbr::last_event_is(before)
         }
     );
 }

@@ -4,9 +4,9 @@
 use std::ffi::CString;
 
 use emu_model::cpuid::Registers;
-use emu_model::ffi::{self, machine, Handle, Watch};
+use emu_model::ffi::machine::{self, MachineHandle};
+use emu_model::ffi::{self, Handle, Watch};
 use emu_model::time::Now;
-use machine::MachineHandle;
 
 use crate::reference::{Branch, Place};
 
