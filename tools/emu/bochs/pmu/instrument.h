@@ -31,6 +31,8 @@ struct bx_pmu_t {
   bool branched;
   // VM entry is about to deliver an event
   bool injecting;
+  // debug_trap as it was when SMM was entered
+  Bit32u smm_trap;
   // loads and stores take the way where the model sees them
   bool memory;
   // icount from which on each trace begins in the loop: near the deadline, or
@@ -85,7 +87,7 @@ void bx_pmu_open_door(void);
 }
 #define BX_INSTR_FAR_BRANCH(cpu_id, what, prev_cs, prev_eip, new_cs, new_eip) { \
   if (BX_PMU_WANTS_BRANCHES()) \
-    pmu_far_branch(what, new_eip); \
+    pmu_far_branch(what); \
 }
 
 /* an instruction was started that does not retire */

@@ -138,10 +138,28 @@ void BX_CPU_C::pmu_set_user(bool user)
   pmu_deliver();
 }
 
+// an SMI comes between instructions, the end of SMM with the end of one
 void BX_CPU_C::pmu_smm(bool inside)
 {
-  emu_smm(BX_CPU_THIS_PTR pmu.model, inside, pmu_now());
+  emu_smm(BX_CPU_THIS_PTR pmu.model, inside, inside ? pmu_now() : pmu_retired());
   pmu_deliver();
+
+  if (inside) {
+    // a trap waits
+    BX_CPU_THIS_PTR pmu.smm_trap = BX_CPU_THIS_PTR debug_trap;
+    BX_CPU_THIS_PTR debug_trap = 0;
+  }
+}
+
+// SMM is left for where the SMI came
+void BX_CPU_C::pmu_rsm(struct emu_place from)
+{
+  BX_CPU_THIS_PTR debug_trap = BX_CPU_THIS_PTR pmu.smm_trap;
+  if (BX_CPU_THIS_PTR debug_trap)
+    BX_CPU_THIS_PTR async_event = 1;
+
+  if (BX_CPU_THIS_PTR pmu.watch.branches)
+    pmu_branch_between(EMU_RESUME, 0, from, pmu_place(RIP));
 }
 
 void BX_CPU_C::pmu_branch_between(unsigned kind, unsigned length,
@@ -196,7 +214,8 @@ void BX_CPP_AttrRegparmN(1) BX_CPU_C::pmu_next_instr(bxInstruction_c *i)
   BX_NEXT_INSTR(i);
 }
 
-void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
+// the target that handlers tell may be cut to the size of the operand
+void BX_CPU_C::pmu_far_branch(unsigned what)
 {
   // interrupt() has recorded it
   if (what == BX_INSTR_IS_INT) {
@@ -205,7 +224,7 @@ void BX_CPU_C::pmu_far_branch(unsigned what, bx_address to)
   }
   else {
     struct emu_place from = { BX_CPU_THIS_PTR far_branch.prev_laddr, FAR_BRANCH_PREV_RIP };
-    pmu_branch_between(EMU_FAR, 0, from, pmu_place(to));
+    pmu_branch_between(EMU_FAR, 0, from, pmu_place(RIP));
   }
 }
 
@@ -342,8 +361,8 @@ void BX_CPU_C::xsave_lbr_state(bxInstruction_c *i, bx_address offset)
   uint64_t area[EMU_LBR_AREA];
   bx_address asize_mask = i->asize_mask();
 
-  emu_lbr_xsave(BX_CPU_THIS_PTR pmu.model, area);
-  for(unsigned index=0; index < EMU_LBR_AREA; index++) {
+  unsigned length = emu_lbr_xsave(BX_CPU_THIS_PTR pmu.model, area);
+  for(unsigned index=0; index < length; index++) {
     write_virtual_qword(i->seg(), (offset + index*8) & asize_mask, area[index]);
   }
 }

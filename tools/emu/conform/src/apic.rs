@@ -33,11 +33,14 @@ pub fn init() {
     set_performance_entry(MASKED);
 }
 
-/// Sends this CPU a system management interrupt, and returns when it was handled.
-pub fn send_smi() {
+/// The command that sends a system management interrupt: asserted, to a physical
+/// destination.
+pub const SMI: u32 = 1 << 14 | 2 << 8;
+
+/// The address that takes commands, which are then for this CPU.
+pub fn command_to_self() -> u64 {
     write(COMMAND_HIGH, read(ID));
-    // Asserted, to a physical destination; it comes before the next instruction.
-    write(COMMAND, 1 << 14 | 2 << 8);
+    BASE + COMMAND
 }
 
 /// The performance monitoring counters' LVT entry.

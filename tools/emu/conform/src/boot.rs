@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! From the Multiboot loader to `main`: long mode, 4 GiB mapped one to one for
-//! every privilege level, SSE on.
+//! every privilege level, and once more in the upper half, SSE on.
 
 use core::arch::global_asm;
 
@@ -8,6 +8,15 @@ use core::arch::global_asm;
 /// to 30H ring 3's as SYSRET and SYSEXIT want them (20H data, 28H 64-bit code), 38H
 /// the TSS.
 pub const KERNEL_CODE: u64 = 0x08;
+
+/// The selector of ring 3's 64-bit code.
+pub const USER_CODE: u64 = 0x28 | 3;
+
+/// The selector of ring 3's data.
+pub const USER_DATA: u64 = 0x20 | 3;
+
+/// Where everything is mapped once more.
+pub const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
 
 /// Where SYSRET counts from.
 pub const SYSRET_BASE: u64 = 0x18 | 3;
@@ -49,6 +58,7 @@ start:
     jnz 21b
     mov eax, offset page_directory_pointers + 7
     mov [page_map], eax
+    mov [page_map + 8 * 256], eax
     mov eax, offset page_map
     mov cr3, eax
     // PAE, OSFXSR, OSXMMEXCPT
@@ -110,6 +120,9 @@ gdt:
 gdt_tss:
     .quad 0x0000890000000067, 0 // 38
     .quad 0x00cf9b001000ffff    // 48: ring 0, 32-bit code, base 1000H
+    .globl gdt_call_gate
+gdt_call_gate:
+    .quad 0, 0                  // 50: a call gate
 gdt_end:
     .globl gdt_pointer
 gdt_pointer:
@@ -143,3 +156,14 @@ interrupt_stack_end:
 nmi_stack_end:
     "#
 );
+
+extern "C" {
+    static mut gdt_call_gate: [u64; 2];
+}
+
+/// Points the call gate, whose selector is 50H, to ring 0's code at `target`.
+pub fn set_call_gate(target: u64) {
+    let low = target & 0xffff | KERNEL_CODE << 16 | 0x8c << 40 | (target >> 16 & 0xffff) << 48;
+    // SAFETY: one CPU; nobody goes through the gate now.
+    unsafe { (&raw mut gdt_call_gate).write_volatile([low, target >> 32]) }
+}

@@ -9,6 +9,7 @@ mod sequences;
 
 use core::arch::global_asm;
 
+use crate::boot;
 use crate::traps;
 
 pub use kinds::*;
@@ -119,6 +120,12 @@ extern "C" fn conform_gate(vector: usize, handler: u64) {
     traps::handle(vector, handler);
 }
 
+/// Points the call gate to the alias of `target` in the upper half.
+#[no_mangle]
+extern "C" fn conform_call_gate(target: u64) {
+    boot::set_call_gate(boot::UPPER_HALF | target);
+}
+
 #[no_mangle]
 extern "C" fn conform_wrmsr(index: u32, value: u64) {
     crate::cpu::wrmsr(index, value);
@@ -186,6 +193,7 @@ pub(crate) use scenarios;
 global_asm!(
     ".text",
     // ends stepping, and notes where it came to
+    ".globl stop_stepping",
     "stop_stepping:",
     "push rax",
     "inc qword ptr [rip + trap_shared + 32]",

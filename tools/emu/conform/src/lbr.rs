@@ -38,7 +38,7 @@ pub const USR: u64 = 1 << 2;
 pub const CALL_STACK: u64 = 1 << 3;
 
 /// FROM of a branch that comes from a ring of which nothing is recorded.
-const HIDDEN: u64 = 0xffff_ffff;
+const HIDDEN: u64 = u64::MAX;
 
 /// The filters of MSR_LBR_SELECT on kinds of branches.
 pub const FILTERS: [(&str, u64); 7] = [
@@ -242,9 +242,14 @@ pub fn record(facts: &Facts, n: u32) -> (u64, u64) {
         (msr::MSR_LASTBRANCH_0_FROM_IP, msr::MSR_LASTBRANCH_0_TO_IP)
     };
     let entry = entry(facts, n);
-    // Addresses here are low.
-    let flags = if facts.has_info() { 0 } else { FLAGS };
-    (rdmsr(from + entry) & !flags, rdmsr(to + entry))
+    // The flags are in the place of copies of the sign.
+    let flags = if facts.has_info() {
+        0
+    } else {
+        FLAGS.count_ones()
+    };
+    let from = (rdmsr(from + entry) << flags) as i64 >> flags;
+    (from as u64, rdmsr(to + entry))
 }
 
 /// INFO of the `n`th record, from the newest on; without INFO the flags of FROM.

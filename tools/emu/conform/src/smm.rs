@@ -7,6 +7,7 @@ use core::ptr;
 
 use crate::apic;
 use crate::cpu::{out32, out8};
+use crate::traps;
 
 /// SMBASE as the firmware leaves it, the base of CS in a handler.
 pub const SMBASE: usize = 0xa_0000;
@@ -40,7 +41,13 @@ extern "C" {
     static smm_handler: [u8; 0];
     static smm_handler_end: [u8; 0];
     static smm_jump: [u8; 0];
+    static smm_rsm: [u8; 0];
+    fn smm_send(command: u64, smi: u32, flags: u64);
+    fn smm_sent();
 }
+
+/// RFLAGS.TF
+const TF: u64 = 1 << 8;
 
 global_asm!(
     ".pushsection .data",
@@ -48,7 +55,7 @@ global_asm!(
     ".globl smm_shared",
     "smm_shared: .zero 16 + {reads} * 16",
     // Copied to SMRAM: 16-bit code, flat data segments.
-    ".globl smm_handler, smm_handler_end, smm_jump",
+    ".globl smm_handler, smm_handler_end, smm_jump, smm_rsm",
     ".code16",
     "smm_handler:",
     "mov esi, offset smm_shared",
@@ -72,9 +79,20 @@ global_asm!(
     "mov eax, [esi + 8]",
     "mov edx, [esi + 12]",
     "wrmsr",
-    "23: rsm",
+    "23:",
+    "smm_rsm: rsm",
     "smm_handler_end:",
     ".code64",
+    ".popsection",
+    ".pushsection .text",
+    ".globl smm_send, smm_sent",
+    // The SMI comes behind the store; with TF in `flags` a single step, too.
+    "smm_send:",
+    "pushfq",
+    "or [rsp], rdx",
+    "popfq",
+    "mov [rdi], esi",
+    "smm_sent: ret",
     ".popsection",
     reads = const READS,
 );
@@ -98,9 +116,22 @@ pub fn init() {
     smram_control(0x0a);
 }
 
+/// Has an SMI handled that comes together with a single step; the handler reads `register`.
+/// Gives what it read, how many steps were taken, and where the last one was.
+pub fn interrupt_at_step(register: u32) -> (u64, (u64, u64)) {
+    traps::count_steps();
+    let [found] = handled([register], None, TF);
+    traps::restore(1);
+    (found, traps::interrupts())
+}
+
 /// Has an SMI handled that reads the registers `reads` and then writes `write`, a register
 /// and its value.  Gives what it read.
 pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> [u64; N] {
+    handled(reads, write, 0)
+}
+
+fn handled<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>, flags: u64) -> [u64; N] {
     const { assert!(N <= READS) };
     let shared = &raw mut smm_shared;
     let (index, value) = write.unwrap_or((0, 0));
@@ -117,7 +148,10 @@ pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> 
             registers,
         });
     }
-    apic::send_smi();
+    let command = apic::command_to_self();
+    // SAFETY: the address is the APIC's; it returns when the handler has, which changes
+    // nothing of ours but `Shared`, and whoever sets TF has a handler for traps.
+    unsafe { smm_send(command, apic::SMI, flags) };
     // SAFETY: as above; it has returned.
     let shared = unsafe { shared.read_volatile() };
     let mut found = [0; N];
@@ -127,8 +161,21 @@ pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> 
     found
 }
 
+fn address(label: *const [u8; 0]) -> u64 {
+    (HANDLER + label.addr() - (&raw const smm_handler).addr()) as u64
+}
+
+/// Where an SMI comes: the linear address of the instruction that is next.
+pub fn interrupted() -> u64 {
+    smm_sent as unsafe extern "C" fn() as usize as u64
+}
+
 /// The linear address of the handler's jump.
 pub fn jump() -> u64 {
-    let offset = (&raw const smm_jump).addr() - (&raw const smm_handler).addr();
-    (HANDLER + offset) as u64
+    address(&raw const smm_jump)
+}
+
+/// The linear address of the handler's RSM.
+pub fn rsm() -> u64 {
+    address(&raw const smm_rsm)
 }

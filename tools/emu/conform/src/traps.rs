@@ -63,6 +63,7 @@ extern "C" {
     static mut trap_shared: Shared;
     fn count_interrupt();
     fn count_nmi();
+    fn stop_stepping();
 }
 
 global_asm!(
@@ -158,12 +159,13 @@ pub const LOCAL: usize = 0x50;
 pub const NMI: usize = 2;
 
 fn set_gate(vector: usize, handler: u64, stack: u64) {
+    set_gate_to(vector, boot::KERNEL_CODE, handler, stack);
+}
+
+fn set_gate_to(vector: usize, code: u64, handler: u64, stack: u64) {
     // Present, interrupt gate, open to ring 3, so that INT n works from there.
-    let low = handler & 0xffff
-        | boot::KERNEL_CODE << 16
-        | stack << 32
-        | 0xee << 40
-        | (handler >> 16 & 0xffff) << 48;
+    let low =
+        handler & 0xffff | code << 16 | stack << 32 | 0xee << 40 | (handler >> 16 & 0xffff) << 48;
     // SAFETY: one CPU; events that are under way have read their gate.
     unsafe {
         (*TABLE.0.get())[vector] = [low, handler >> 32];
@@ -174,6 +176,17 @@ fn set_gate(vector: usize, handler: u64, stack: u64) {
 /// stack if that is ring 0's.
 pub fn handle(vector: usize, handler: u64) {
     set_gate(vector, handler, 0);
+}
+
+/// The same for a handler that runs in ring 3, and is entered from there.
+pub fn handle_in_user(vector: usize, handler: u64) {
+    set_gate_to(vector, boot::USER_CODE, handler, 0);
+}
+
+/// Counts single steps, and ends them with the first; see [`interrupts`].
+pub fn count_steps() {
+    count(1);
+    handle(1, stop_stepping as unsafe extern "C" fn() as usize as u64);
 }
 
 /// Points `vector` to the default handler, which has a stack of its own.

@@ -57,6 +57,12 @@ pub mod field {
     pub const INSTRUCTION_ERROR: u64 = 0x4400;
     pub const EXIT_REASON: u64 = 0x4402;
     pub const EXIT_INTERRUPTION: u64 = 0x4404;
+    pub const VECTORING: u64 = 0x4408;
+    pub const GUEST_CS: u64 = 0x0802;
+    pub const GUEST_SS: u64 = 0x0804;
+    pub const GUEST_IDTR_LIMIT: u64 = 0x4812;
+    pub const GUEST_CS_RIGHTS: u64 = 0x4816;
+    pub const GUEST_SS_RIGHTS: u64 = 0x4818;
     pub const EXIT_QUALIFICATION: u64 = 0x6400;
     pub const GUEST_INTERRUPTIBILITY: u64 = 0x4824;
     pub const GUEST_ACTIVITY: u64 = 0x4826;

@@ -46,7 +46,8 @@ enum emu_branch_kind {
   EMU_INDIRECT_CALL,
   EMU_RETURN,
   EMU_FAR,            /* instructions that load CS */
-  EMU_EVENT           /* delivery of an interrupt or exception */
+  EMU_EVENT,          /* delivery of an interrupt or exception */
+  EMU_RESUME          /* RSM */
 };
 
 /* Result of a register access. */
@@ -108,6 +109,9 @@ void emu_advance(struct emu_cpu *cpu, struct emu_now now);
 /* From now on the CPU runs with CPL above 0 (user), or with CPL 0. */
 void emu_set_user(struct emu_cpu *cpu, bool user, struct emu_now now);
 
+/* A VM entry has loaded the guest's state, which changes no level by a branch. */
+void emu_vmentered(struct emu_cpu *cpu);
+
 /* From now on the CPU is in SMM, or is not. */
 void emu_smm(struct emu_cpu *cpu, bool inside, struct emu_now now);
 
@@ -146,7 +150,7 @@ bool emu_fetch(struct emu_cpu *cpu, uint64_t address, uint32_t length);
 void emu_flush(struct emu_cpu *cpu, uint64_t address);
 void emu_flush_all(struct emu_cpu *cpu);
 
-/* A debug exception (#DB) is delivered; call it before emu_branch(). */
+/* A debug exception (#DB) is about to be delivered. */
 void emu_debug_exception(struct emu_cpu *cpu);
 
 /*
@@ -165,13 +169,13 @@ bool emu_is_loadable(const struct emu_cpu *cpu, uint32_t index, uint64_t value);
 
 /*
  * XSAVE state component 15 of a machine with the architectural LBR, in
- * quadwords.  emu_lbr_xrstor() loads it, or with NULL its initial configuration,
+ * quadwords.  emu_lbr_xsave() gives how many are in use.  emu_lbr_xrstor() loads it, or with NULL its initial configuration,
  * at the end of an instruction; false: #GP(0), and nothing has changed.
  */
 #define EMU_LBR_AREA 101
 
 bool emu_lbr_xinuse(const struct emu_cpu *cpu);
-void emu_lbr_xsave(const struct emu_cpu *cpu, uint64_t area[EMU_LBR_AREA]);
+uint32_t emu_lbr_xsave(const struct emu_cpu *cpu, uint64_t area[EMU_LBR_AREA]);
 bool emu_lbr_xrstor(struct emu_cpu *cpu, const uint64_t area[EMU_LBR_AREA],
                     struct emu_now now);
 

@@ -22,11 +22,13 @@ pub enum Kind {
     Far = 6,
     /// Delivery of an interrupt or exception; no instruction retires.
     Event = 7,
+    /// RSM, for which the architectural LBR alone has a record, and no event counts.
+    Resume = 8,
 }
 
 impl Kind {
     /// Every kind, in order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Conditional,
         Self::RelativeJump,
         Self::IndirectJump,
@@ -35,6 +37,7 @@ impl Kind {
         Self::Return,
         Self::Far,
         Self::Event,
+        Self::Resume,
     ];
 
     /// The kind of this number.

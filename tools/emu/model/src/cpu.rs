@@ -243,9 +243,17 @@ impl LogicalCpu {
         self.pmu.set_user(user);
     }
 
+    /// A VM entry has loaded the guest's state: an event that it injects begins in the
+    /// guest's level.
+    pub fn entered(&mut self) {
+        self.level_changed = u64::MAX;
+    }
+
     /// SMM is entered or left at `now`.
     pub fn smm(&mut self, inside: bool, now: Now) {
         self.advance(now);
+        // What RSM restores may be another level; what came before is over.
+        self.level_changed = u64::MAX;
         self.lbr.smm(inside);
         if !inside {
             if let Some(frozen) = self.frozen_by_smi.take() {
@@ -272,7 +280,7 @@ impl LogicalCpu {
         if self.records() {
             // The level changed with this branch, or with none.
             let crossed = self.level_changed.saturating_add(1) == cycles
-                && matches!(branch.kind, Kind::Far | Kind::Event);
+                && matches!(branch.kind, Kind::Far | Kind::Event | Kind::Resume);
             let how = Circumstances {
                 user: self.user,
                 from_user: self.user != crossed,
@@ -454,8 +462,9 @@ impl LogicalCpu {
 
 impl LogicalCpu {
     /// XSAVES of state component 15; `None` if the machine has none.
-    pub fn xsave(&self) -> Option<[u64; AREA]> {
-        Some(self.lbr.architectural()?.save())
+    pub fn xsave(&self) -> Option<([u64; AREA], usize)> {
+        let lbr = self.lbr.architectural()?;
+        Some((lbr.save(), lbr.saved()))
     }
 
     /// XRSTORS of state component 15, or of its initial configuration.

@@ -61,7 +61,7 @@ pub fn taken(kind: Kind, mispredicted: bool) -> Pulses {
         Kind::RelativeJump => DIRECT_JUMP,
         Kind::IndirectJump => INDIRECT_JUMP,
         Kind::Far => FAR,
-        Kind::Event => 0,
+        Kind::Event | Kind::Resume => 0,
     };
     with_prediction(class, mispredicted)
 }

@@ -157,6 +157,17 @@ pub unsafe extern "C" fn emu_set_user(cpu: *mut Handle, user: bool, now: Now) {
 ///
 /// `cpu` must come from `emu_cpu_new()`.
 #[no_mangle]
+pub unsafe extern "C" fn emu_vmentered(cpu: *mut Handle) {
+    // SAFETY: the caller passes a live CPU.
+    unsafe { (*cpu).cpu.entered() }
+}
+
+/// See the header.
+///
+/// # Safety
+///
+/// `cpu` must come from `emu_cpu_new()`.
+#[no_mangle]
 pub unsafe extern "C" fn emu_smm(cpu: *mut Handle, inside: bool, now: Now) {
     // SAFETY: the caller passes a live CPU.
     let handle = unsafe { &mut *cpu };
@@ -397,12 +408,14 @@ pub unsafe extern "C" fn emu_lbr_xinuse(cpu: *const Handle) -> bool {
 ///
 /// `cpu` must come from `emu_cpu_new()`, `area` have room for the state component.
 #[no_mangle]
-pub unsafe extern "C" fn emu_lbr_xsave(cpu: *const Handle, area: *mut [u64; AREA]) {
+pub unsafe extern "C" fn emu_lbr_xsave(cpu: *const Handle, area: *mut [u64; AREA]) -> u32 {
     // SAFETY: the caller passes a live CPU and a valid area.
     let (cpu, area) = unsafe { (&(*cpu).cpu, &mut *area) };
-    if let Some(state) = cpu.xsave() {
-        *area = state;
-    }
+    let Some((state, length)) = cpu.xsave() else {
+        return 0;
+    };
+    *area = state;
+    length as u32
 }
 
 /// See the header.

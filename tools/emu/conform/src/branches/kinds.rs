@@ -81,6 +81,12 @@ scenarios! {
         ".pushsection .text.out" "22: .byte 0x48, 0xcb" ".popsection"]
     branches [Far K "20b" "22b", Far K "22b" "21b",]
 
+    call_gate "far CALL m16:32 through a call gate to the upper half and far RET"
+    before ["lea rdi, [rip + 22f]" "call conform_call_gate"]
+    code ["mov word ptr [rsp - 12], 0x50" "20: .byte 0xff, 0x5c, 0x24, 0xf0" "21:"
+        ".pushsection .text.out" "22: .byte 0x48, 0xcb" ".popsection"]
+    branches [Far K "20b" "22b + 0xffff800000000000", Far K "22b + 0xffff800000000000" "21b",]
+
     segment "far JMPs to and from a 32-bit code segment with a base, and a JMP in it"
     before []
     code ["lea rax, [rip + 22f - 0x1000]" "mov qword ptr [rsp - 8], 0x48" "mov [rsp - 16], rax"
@@ -158,7 +164,7 @@ scenarios! {
 }
 
 /// Scenarios whose branches are all different in kind, place or cause.
-pub static KINDS: [&Scenario; 26] = [
+pub static KINDS: [&Scenario; 27] = [
     &jcc_short,
     &jcc_near,
     &jrcxz,
@@ -173,6 +179,7 @@ pub static KINDS: [&Scenario; 26] = [
     &call_zero,
     &jmp_far,
     &call_far,
+    &call_gate,
     &iret,
     &int_n,
     &int3,

@@ -3,15 +3,17 @@
 //! do to the architectural last branch records.
 
 use super::vmx::{
-    ends, exits, injection, step_exits, DEBUG_EXCEPTION, EXTERNAL_INTERRUPT, INVALID_GUEST_STATE,
-    NONE, VMCALL,
+    ends, exits, injection, step_delivery_exits, step_exits, DEBUG_EXCEPTION, EXTERNAL_INTERRUPT,
+    INVALID_GUEST_STATE, NONE, VMCALL,
 };
+use crate::boot;
 use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
 use crate::facts::Facts;
 use crate::lbr::{self, LBREN};
 use crate::msr::{IA32_LBR_CTL, IA32_LBR_DEPTH};
 use crate::report::{row, same, Report};
+use crate::traps;
 use crate::vmx::{self, field, guest, Controls, End};
 
 const BOTH: Controls = Controls {
@@ -192,6 +194,34 @@ fn records(report: &mut Report, facts: &Facts) {
         report,
         ("a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set"),
         || step_exits(facts, BOTH, (field::GUEST_LBR_CTL, on))
+    );
+    row!(
+        report,
+        ("a #DB whose delivery exits clears the guest's IA32_LBR_CTL.LBREn"),
+        || step_delivery_exits(facts, BOTH, (field::GUEST_LBR_CTL, on), on & !LBREN)
+    );
+    row!(
+        report,
+        ("an interrupt that VM entry injects in ring 3 is recorded from the guest's RIP"),
+        || {
+            let code = guest::nops_10 as unsafe extern "C" fn();
+            let handler = guest::exit as unsafe extern "C" fn() as usize as u64;
+            lbr::reset(facts, 0);
+            vmx::prepare(code, BOTH);
+            vmx::write(field::GUEST_LBR_CTL, on & !lbr::OS);
+            vmx::write(field::GUEST_CS, boot::USER_CODE);
+            vmx::write(field::GUEST_SS, boot::USER_DATA);
+            vmx::write(field::GUEST_CS_RIGHTS, 0xa0fb);
+            vmx::write(field::GUEST_SS_RIGHTS, 0xc0f3);
+            vmx::write(field::ENTRY_INTERRUPTION, EXTERNAL_INTERRUPT);
+            vmx::write(field::GUEST_RFLAGS, 0x202);
+            traps::handle_in_user(traps::LOCAL, handler);
+            let end = vmx::enter();
+            traps::restore(traps::LOCAL);
+            ends(end, End::Exit(VMCALL))?;
+            same("FROM", lbr::record(facts, 0).0, code as usize as u64)?;
+            same("TO", lbr::record(facts, 0).1, handler)
+        }
     );
     row!(report, ("VM entry and VM exit keep the records"), || {
         lbr::records(facts, &branches::call_relative, 0)?;

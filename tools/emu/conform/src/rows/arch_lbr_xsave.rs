@@ -208,7 +208,7 @@ fn save(report: &mut Report, facts: &Facts) {
     for depth in [8, 16] {
         row!(
             report,
-            ("XSAVES: with an IA32_LBR_DEPTH of {depth} the entries beyond are 0"),
+            ("XSAVES: with an IA32_LBR_DEPTH of {depth} no entry beyond is stored"),
             || {
                 lbr::reset(facts, 0);
                 wrmsr(IA32_LBR_DEPTH, depth);
@@ -220,7 +220,11 @@ fn save(report: &mut Report, facts: &Facts) {
                 done(xsaves(&mut area, LBR))?;
                 same("IA32_LBR_DEPTH", area.lbr()[1], depth)?;
                 for (n, found) in area.lbr()[5..].iter().enumerate() {
-                    same("quadword", *found, if n < used { entry(n).1 } else { 0 })?;
+                    same(
+                        "quadword",
+                        *found,
+                        if n < used { entry(n).1 } else { MARKS },
+                    )?;
                 }
                 Ok(())
             }
@@ -379,6 +383,32 @@ fn restore(report: &mut Report, facts: &Facts) {
             entries_are_zero(&shallow)
         }
     );
+    row!(
+        report,
+        ("XRSTORS: entries of another IA32_LBR_DEPTH may have any value"),
+        || {
+            lbr::reset(facts, 0);
+            wrmsr(IA32_LBR_DEPTH, 8);
+            let mut area = filled(facts);
+            area.lbr()[5] = 1 << 62;
+            done(xrstors(&mut area, LBR))?;
+            same("IA32_LBR_0_FROM_IP", rdmsr(msr::IA32_LBR_0_FROM_IP), 0)?;
+            same("IA32_LER_TO_IP", rdmsr(msr::MSR_LER_TO_LIP), HEADER[3].2)
+        }
+    );
+    for bit in [7, 32, 63] {
+        row!(
+            report,
+            ("XRSTORS: #GP on reserved bit {bit} of IA32_LBR_DEPTH, with nothing changed"),
+            || {
+                fill(facts);
+                let mut area = Area::new(0, LBR);
+                area.lbr()[1] = u64::from(facts.depth) | 1 << bit;
+                faults(xrstors(&mut area, LBR))?;
+                are_filled(facts)
+            }
+        );
+    }
     for bit in [4, 23, 63] {
         row!(
             report,

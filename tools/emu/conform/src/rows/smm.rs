@@ -24,6 +24,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         wrmsr(IA32_DEBUGCTL, value);
     };
     registers(report, debugctl, switches);
+    stepping(report, debugctl);
     counting(report, facts, debugctl);
     recording(report, facts, debugctl);
     wrmsr(IA32_DEBUGCTL, 0);
@@ -106,6 +107,20 @@ fn registers(report: &mut Report, debugctl: impl Fn(u64), switches: u64) {
     );
 }
 
+fn stepping(report: &mut Report, debugctl: impl Fn(u64)) {
+    row!(
+        report,
+        ("an SMI comes before a single step, which is taken behind RSM"),
+        || {
+            debugctl(FREEZE_PERFMON_ON_PMI);
+            let (found, (traps, at)) = smm::interrupt_at_step(IA32_DEBUGCTL);
+            same("IA32_DEBUGCTL in SMM", found, FREEZE_PERFMON_ON_PMI)?;
+            same("single steps", traps, 1)?;
+            same("RIP", at, smm::interrupted())
+        }
+    );
+}
+
 fn counting(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
     let counted = |freeze| {
         debugctl(freeze);
@@ -172,6 +187,21 @@ fn recording(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
         report,
         ("an SMI stops architectural recording, RSM starts it again"),
         || are(records(0), (false, true))
+    );
+    row!(
+        report,
+        ("RSM is recorded as another branch, to where the SMI came"),
+        || {
+            debugctl(0);
+            lbr::start(facts, 0);
+            smm::interrupt([], None);
+            wrmsr(IA32_LBR_CTL, 0);
+            let Some(n) = (0..facts.depth).find(|&n| lbr::record(facts, n).0 == smm::rsm()) else {
+                fail!("no record has its address");
+            };
+            same("TO", lbr::record(facts, n).1, smm::interrupted())?;
+            same("BR_TYPE", lbr::info(facts, n) >> 56 & 0xf, 8)
+        }
     );
     row!(
         report,

@@ -177,6 +177,27 @@ pub(super) fn injection(
     same("the guest's field", vmx::read(field), value)
 }
 
+/// A guest with `controls` and `value` in `field` is stepped; the delivery of its #DB exits,
+/// for a fault, and the field is `left`.
+pub(super) fn step_delivery_exits(
+    facts: &Facts,
+    controls: Controls,
+    (field, value): (u64, u64),
+    left: u64,
+) -> Verdict {
+    lbr::reset(facts, 0);
+    vmx::prepare(guest::step, controls);
+    vmx::write(field, value);
+    // There is no entry for #DB.
+    vmx::write(field::GUEST_IDTR_LIMIT, 0xf);
+    vmx::write(field::EXCEPTION_BITMAP, 1 << 13);
+    vmx::write(field::GUEST_RFLAGS, 0x102);
+    exits(EXCEPTION_OR_NMI)?;
+    same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 13)?;
+    same("delivered vector", vmx::read(field::VECTORING) & 0xff, 1)?;
+    same("the guest's field", vmx::read(field), left)
+}
+
 /// A guest with `controls` and `value` in `field` is stepped; its #DB exits, and the field
 /// is as before.
 pub(super) fn step_exits(facts: &Facts, controls: Controls, (field, value): (u64, u64)) -> Verdict {
@@ -208,6 +229,11 @@ fn records(report: &mut Report, facts: &Facts) {
         report,
         ("a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set"),
         || step_exits(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR))
+    );
+    row!(
+        report,
+        ("a #DB whose delivery exits clears the guest's IA32_DEBUGCTL.LBR"),
+        || step_delivery_exits(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR), 0)
     );
     row!(
         report,

@@ -261,7 +261,7 @@ fn a_level_changes_with_one_branch() {
     cpu.set_user(true, at(1));
     cpu.set_user(false, at(2));
     cpu.taken(&branch(Kind::Event, 0x1000), 3);
-    assert_eq!(newest(&cpu), 0xffff_ffff);
+    assert_eq!(newest(&cpu), u64::MAX);
     cpu.taken(&branch(Kind::Far, 0x2000), 3);
     assert_eq!(newest(&cpu), 0x2000);
 }

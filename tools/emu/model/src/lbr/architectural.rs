@@ -48,7 +48,7 @@ const INFO_BR_TYPE: u64 = 0xf << INFO_BR_TYPE_SHIFT;
 const INFO_KEPT: u64 = INFO_MISPREDICTED | INFO_CYC_CNT_VALID | INFO_BR_TYPE | INFO_CYCLES;
 
 /// FROM of a branch that comes from a privilege level that is not recorded.
-const FROM_HIDDEN: u64 = 0xffff_ffff;
+const FROM_HIDDEN: u64 = u64::MAX;
 
 /// Numbers that entries of the greatest depth of any CPU have: those beyond the
 /// depth fault.
@@ -59,6 +59,8 @@ const HEADER: usize = 5;
 /// State component 15 in quadwords: IA32_LBR_CTL, IA32_LBR_DEPTH, IA32_LER_FROM_IP,
 /// IA32_LER_TO_IP, IA32_LER_INFO, then FROM, TO and INFO of each entry.
 pub const AREA: usize = HEADER + 3 * ENTRIES;
+/// Bits of IA32_LBR_DEPTH that no CPU has.
+const DEPTH_RESERVED: u64 = !0x7f;
 
 /// The LBR facility of one logical CPU.
 #[derive(Clone, Debug)]
@@ -309,7 +311,13 @@ impl Architectural {
             .ok_or(Fault)
     }
 
-    /// State component 15 as XSAVES writes it; entries beyond the depth are 0.
+    /// How many quadwords of state component 15 XSAVES writes: entries beyond the depth
+    /// are none of its.
+    pub fn saved(&self) -> usize {
+        HEADER + 3 * self.depth()
+    }
+
+    /// State component 15 as XSAVES writes it.
     pub fn save(&self) -> [u64; AREA] {
         let ler = self.before_event;
         let header = [self.ctl, self.depth() as u64, ler.from, ler.to, ler.info];
@@ -324,32 +332,32 @@ impl Architectural {
     }
 
     /// Loads state component 15 as XRSTORS does.  IA32_LBR_DEPTH stays; if the area's
-    /// is another one, the entries become 0.
+    /// is another one, the entries become 0, whatever the area has for them.
     ///
     /// # Errors
     ///
-    /// [`Fault`] if WRMSR would refuse a value; nothing has changed then.
+    /// [`Fault`] if WRMSR would refuse a value that is to be loaded, or the area's depth has
+    /// a reserved bit; nothing has changed then.
     pub fn restore(&mut self, area: &[u64; AREA]) -> Result<()> {
         let &[ctl, depth, from, to, info, ref entries @ ..] = area;
         let ctl = checked(ctl, CTL_VALID)?;
         let ler = self.fit_record(from, to, info)?;
-        let mut records = Vec::with_capacity(self.depth());
-        for entry in entries.chunks_exact(3).take(self.depth()) {
-            let &[from, to, info] = entry else {
-                return Err(Fault);
-            };
-            records.push(self.fit_record(from, to, info)?);
+        let mut records = vec![Record::default(); self.depth()];
+        if depth == self.depth() as u64 {
+            // Entry 0 is the last of the ring.
+            for (record, entry) in records.iter_mut().rev().zip(entries.chunks_exact(3)) {
+                let &[from, to, info] = entry else {
+                    return Err(Fault);
+                };
+                *record = self.fit_record(from, to, info)?;
+            }
+        } else if depth & DEPTH_RESERVED != 0 {
+            return Err(Fault);
         }
         self.set_ctl(ctl);
         self.before_event = ler;
-        if depth == self.depth() as u64 {
-            // Entry 0 is the last of the ring.
-            records.reverse();
-            self.newest = records.len().wrapping_sub(1);
-            self.records = records;
-        } else {
-            self.set_depth(self.depth());
-        }
+        self.newest = records.len().wrapping_sub(1);
+        self.records = records;
         Ok(())
     }
 
@@ -390,7 +398,7 @@ fn enabling(kind: Kind) -> u64 {
         Kind::RelativeCall => NEAR_REL_CALL,
         Kind::IndirectCall => NEAR_IND_CALL,
         Kind::Return => NEAR_RET,
-        Kind::Far | Kind::Event => OTHER_BRANCH,
+        Kind::Far | Kind::Event | Kind::Resume => OTHER_BRANCH,
     }
 }
 
@@ -403,7 +411,7 @@ fn br_type(kind: Kind) -> u64 {
         Kind::IndirectCall => 3,
         Kind::RelativeCall => 4,
         Kind::Return => 5,
-        Kind::Far | Kind::Event => 8,
+        Kind::Far | Kind::Event | Kind::Resume => 8,
     }
 }
 

@@ -91,8 +91,10 @@ impl Legacy {
 
     /// A branch was taken while recording is on.  Returns whether a record was made.
     pub fn branch(&mut self, branch: &Taken, how: Circumstances) -> bool {
-        if branch.kind == Kind::Event {
-            self.before_event = self.last;
+        match branch.kind {
+            Kind::Event => self.before_event = self.last,
+            Kind::Resume => return false,
+            _ => {}
         }
         self.last = (branch.from, branch.to);
         if self.suppresses(branch, how.user) {
@@ -121,7 +123,7 @@ impl Legacy {
             Kind::Return => NEAR_RET,
             Kind::IndirectJump => NEAR_IND_JMP,
             Kind::RelativeJump => NEAR_REL_JMP,
-            Kind::Far | Kind::Event => FAR_BRANCH,
+            Kind::Far | Kind::Event | Kind::Resume => FAR_BRANCH,
         };
         let ring = if user { CPL_NEQ_0 } else { CPL_EQ_0 };
         self.select & (kind | ring) != 0

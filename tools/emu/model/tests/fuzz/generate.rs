@@ -36,7 +36,10 @@ pub(crate) enum Step {
     Enter([u64; 3]),
     /// VM exit that loads IA32_PERF_GLOBAL_CTRL.
     Exit(u64),
-    Smm(bool),
+    /// SMM is entered.
+    Smi,
+    /// It is left, for CPL 0 or above.
+    Rsm(Branch, bool),
     /// `enum emu_reset_kind`
     Reset(u8),
     Save,
@@ -249,8 +252,8 @@ impl Source<'_> {
             }
             72 => Step::Enter([self.value(0x1d9), self.value(0x14ce), self.value(0x38f)]),
             73 => Step::Exit(self.value(0x38f)),
-            74 if self.chance(2) => Step::Smm(true),
-            74..=76 => Step::Smm(false),
+            74 if self.chance(2) => Step::Smi,
+            74..=76 => Step::Rsm(self.branch(8), self.chance(2)),
             77 if self.chance(8) => Step::Reset(self.below(3) as u8),
             78 => Step::Save,
             79 if self.chance(2) => Step::Restore(self.area()),

@@ -45,10 +45,10 @@ impl Lbr {
     /// Whether the filters let this branch be recorded, and what a return pops.
     fn passes(&self, branch: &Branch, user: bool) -> bool {
         // Conditional, relative jump, indirect jump, relative call, indirect call,
-        // return, far, event.
+        // return, far, event, RSM.
         if self.facts.architectural {
             let ring = if user { 2 } else { 1 };
-            let kind = [16, 17, 18, 19, 20, 21, 22, 22][usize::from(branch.kind)];
+            let kind = [16, 17, 18, 19, 20, 21, 22, 22, 22][usize::from(branch.kind)];
             self.control >> ring & 1 != 0 && self.control >> kind & 1 != 0
         } else {
             let ring = u64::from(user);
@@ -73,16 +73,20 @@ impl Lbr {
         mispredicted: bool,
         now: u64,
     ) -> bool {
+        // RSM
+        if branch.kind == 8 && !self.facts.architectural {
+            return false;
+        }
         if branch.kind == 7 {
             self.ler = self.last;
         }
         let elapsed = self.since.map(|then| now - then);
         let wrong = if mispredicted { MISPRED } else { 0 };
-        let kind = [0, 2, 1, 4, 3, 5, 8, 8][usize::from(branch.kind)];
+        let kind = [0, 2, 1, 4, 3, 5, 8, 8, 8][usize::from(branch.kind)];
         let time = elapsed.map_or(0, |cycles| CYC_VALID | cycles.min(0xffff));
         let hidden = self.control >> if from_user { 2 } else { 1 } & 1 == 0;
         let from = if self.facts.architectural && hidden {
-            0xffff_ffff
+            !0
         } else {
             branch.from
         };

@@ -227,7 +227,8 @@ impl Cpu {
     }
 
     pub(crate) fn smm(&mut self, inside: bool) {
-        call!(emu_smm, self, inside, self.now());
+        let now = if inside { self.now() } else { self.after() };
+        call!(emu_smm, self, inside, now);
     }
 
     pub(crate) fn reset(&mut self, kind: u8) {

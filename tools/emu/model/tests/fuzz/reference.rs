@@ -247,7 +247,7 @@ impl Reference {
             instruction: retires == Some(true),
             branch: match (branch.kind, retires) {
                 (7, Some(true)) => Some(6),
-                (7, _) => None,
+                (7 | 8, _) => None,
                 (kind, _) => Some(kind),
             },
             mispredicted,
@@ -313,25 +313,42 @@ impl Reference {
         self.lbr.set_control(self.lbr.control & !1);
     }
 
-    pub(crate) fn smm(&mut self, inside: bool) {
-        if inside {
-            let freezes = self.debugctl >> 14 & 1 != 0;
-            self.saved = Some(Saved {
-                lbr_enabled: self.lbr.control & 1,
-                frozen: freezes.then_some((self.debugctl, self.pmu.global)),
-            });
-            self.lbr.set_control(self.lbr.control & !1);
-            if freezes {
-                self.debugctl &= !(LBR | BTF | 1 << 6 | 1 << 7);
-                self.pmu.global = 0;
-            }
-        } else if let Some(saved) = self.saved.take() {
+    pub(crate) fn smi(&mut self) {
+        let freezes = self.debugctl >> 14 & 1 != 0;
+        self.saved = Some(Saved {
+            lbr_enabled: self.lbr.control & 1,
+            frozen: freezes.then_some((self.debugctl, self.pmu.global)),
+        });
+        self.lbr.set_control(self.lbr.control & !1);
+        if freezes {
+            self.debugctl &= !(LBR | BTF | 1 << 6 | 1 << 7);
+            self.pmu.global = 0;
+        }
+    }
+
+    /// RSM belongs to SMM; what it restores takes effect behind it.
+    pub(crate) fn rsm(&mut self) {
+        self.instruction(true);
+        if let Some(saved) = self.saved.take() {
             self.lbr
                 .set_control(self.lbr.control & !1 | saved.lbr_enabled);
             if let Some((debugctl, global)) = saved.frozen {
                 self.debugctl = debugctl;
                 self.pmu.global = global;
             }
+        }
+    }
+
+    /// The record of an RSM that is over.
+    pub(crate) fn resumed(&mut self, branch: &Branch) {
+        if self.records() {
+            let inserted = self
+                .lbr
+                .branch(branch, self.rings(branch), false, self.cycles);
+            self.happen(Happened {
+                inserted,
+                ..Happened::default()
+            });
         }
     }
 
@@ -422,15 +439,17 @@ impl Reference {
         };
         let mut values = [0; 101];
         let matches = area[1] == self.lbr.depth as u64;
-        // Entries beyond the depth are not looked at.
+        // Entries beyond the depth are not looked at, nor any for another depth.
+        let entries = if matches { self.lbr.depth } else { 0 };
         let valid = area
             .iter()
-            .take(5 + 3 * self.lbr.depth)
+            .take(5 + 3 * entries)
             .enumerate()
             .all(|(n, &value)| {
                 let file = match n {
                     0 => return value & !0x7f_000f == 0,
-                    1 => return true,
+                    // No CPU has more than 64 entries.
+                    1 => return matches || value >> 7 == 0,
                     _ => (n - 2) % 3,
                 };
                 let checked = self.lbr.checked(file, value);

@@ -266,10 +266,20 @@ impl Both<'_> {
             Step::Cpuid(leaf, subleaf, own) => self.cpuid(*leaf, *subleaf, *own)?,
             Step::Enter(values) => self.enter(*values)?,
             Step::Exit(global) => self.exit(*global)?,
-            Step::Smm(inside) => {
-                if self.reference.in_smm() != *inside {
-                    self.model.smm(*inside);
-                    self.reference.smm(*inside);
+            Step::Smi => {
+                if !self.reference.in_smm() {
+                    self.model.smm(true);
+                    self.reference.smi();
+                }
+            }
+            Step::Rsm(branch, user) => {
+                if self.reference.in_smm() {
+                    self.model.smm(false);
+                    self.reference.rsm();
+                    self.set_user(*user);
+                    self.model.branch(branch);
+                    self.reference.resumed(branch);
+                    self.end(true)?;
                 }
             }
             Step::Reset(kind) => {
@@ -303,8 +313,15 @@ pub(crate) fn run(machine: &Loaded, facts: &Facts, program: &[Step]) -> Result<(
         model: Cpu::new(machine),
         reference: Reference::new(facts),
     };
-    let end = Step::Compare;
-    for (step, what) in program.iter().chain([&Step::Smm(false), &end]).enumerate() {
+    let rsm = Branch {
+        kind: 8,
+        length: 0,
+        from: 0x1000,
+        to: 0x2000,
+        bases: (0, 0),
+    };
+    let (resume, end) = (Step::Rsm(rsm, false), Step::Compare);
+    for (step, what) in program.iter().chain([&resume, &end]).enumerate() {
         both.step(what).map_err(|what| Divergence { step, what })?;
     }
     Ok(())

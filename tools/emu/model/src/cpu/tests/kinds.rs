@@ -289,7 +289,7 @@ fn only_the_branch_that_changes_the_level_comes_from_the_other() {
     // A return to user mode, at time 8.
     cpu.set_user(true, at(7));
     cpu.taken(&branch(Kind::Far, 0x100), 8);
-    assert_eq!(newest(&cpu), 0xffff_ffff);
+    assert_eq!(newest(&cpu), u64::MAX);
     cpu.taken(&branch(Kind::RelativeJump, 0x200), 9);
     assert_eq!(newest(&cpu), 0x200);
     cpu.taken(&branch(Kind::Far, 0x300), 10);
@@ -299,6 +299,23 @@ fn only_the_branch_that_changes_the_level_comes_from_the_other() {
     cpu.set_user(true, at(12));
     cpu.taken(&branch(Kind::RelativeJump, 0x400), 13);
     assert_eq!(newest(&cpu), 0x400);
+    // The same, and with the entry an event for user mode.
+    cpu.set_user(false, at(14));
+    cpu.set_user(true, at(15));
+    cpu.entered();
+    cpu.taken(&branch(Kind::Event, 0x500), 16);
+    assert_eq!(newest(&cpu), 0x500);
+    // RSM to user mode.
+    cpu.set_user(false, at(17));
+    cpu.set_user(true, at(18));
+    cpu.taken(&branch(Kind::Resume, 0x600), 19);
+    assert_eq!(newest(&cpu), u64::MAX);
+    // RSM to where the level is the same, right behind what changed it unseen.
+    cpu.set_user(false, at(19));
+    cpu.set_user(true, at(20));
+    cpu.smm(false, at(21));
+    cpu.taken(&branch(Kind::Resume, 0x700), 21);
+    assert_eq!(newest(&cpu), 0x700);
 }
 
 #[test]
@@ -307,11 +324,12 @@ fn state_component_15_is_the_architectural_ones() {
     assert_eq!(LogicalCpu::new(&skylake()).xrstor(None), Err(Fault));
     let mut cpu = recording();
     jump(&mut cpu, 1);
-    let area = cpu.xsave().unwrap();
+    let (area, length) = cpu.xsave().unwrap();
+    assert_eq!(length, AREA);
     assert!(cpu.is_xinuse());
     assert_eq!(cpu.xrstor(None), Ok(()));
     assert!(!cpu.is_xinuse() && !cpu.wants_branches());
     assert_eq!(cpu.xrstor(Some(&area)), Ok(()));
-    assert_eq!(cpu.xsave(), Some(area));
+    assert_eq!(cpu.xsave(), Some((area, AREA)));
     assert!(cpu.wants_branches());
 }

@@ -112,8 +112,8 @@ fn the_level_at_the_end_decides() {
 #[test]
 fn a_level_that_is_not_recorded_hides_where_the_branch_came_from() {
     for (ctl, from_user, user, from) in [
-        (USR, false, true, 0xffff_ffff),
-        (OS, true, false, 0xffff_ffff),
+        (USR, false, true, u64::MAX),
+        (OS, true, false, u64::MAX),
         (OS | USR, false, true, 0x1000),
         (OS | USR, true, false, 0x1000),
     ] {
@@ -342,9 +342,18 @@ fn another_depth_in_the_area_clears_the_entries_only() {
     record(&mut original, Kind::Conditional, 1);
     record(&mut original, Kind::Event, 2);
     let area = original.save();
-    let mut other = lbr(0);
+    let mut other = lbr(ALL & !NEAR_RET);
     set(&mut other, msr::IA32_LBR_DEPTH, 16);
     record(&mut other, Kind::Conditional, 9);
+    let mut reserved = area;
+    for bit in [7, 32, 63] {
+        reserved[1] = 32 | 1 << bit;
+        assert_eq!(other.restore(&reserved), Err(Fault), "{bit}");
+        assert_eq!(froms(&other), [9]);
+    }
+    // What is not loaded may have any value.
+    let mut area = area;
+    area[5] = 1 << 62;
     assert_eq!(other.restore(&area), Ok(()));
     assert_eq!(get(&other, msr::IA32_LBR_DEPTH), 16);
     assert_eq!(get(&other, msr::IA32_LBR_CTL), ALL);
@@ -406,7 +415,7 @@ fn power_up_takes_the_largest_depth() {
 }
 
 prop_compose! {
-    fn branches()(steps in prop::collection::vec((0u8..8, any::<bool>(), any::<bool>(), 1u64..1000), 0..100))
+    fn branches()(steps in prop::collection::vec((0u8..9, any::<bool>(), any::<bool>(), 1u64..1000), 0..100))
         -> Vec<(Taken, Circumstances)> {
         steps.into_iter().map(|(number, user, crossed, from)| {
             let how = Circumstances {
@@ -433,6 +442,7 @@ proptest! {
         }
         let area = original.save();
         prop_assert_eq!(area[1], depth);
+        prop_assert!(area[original.saved()..].iter().all(|&value| value == 0));
         let mut copy = lbr(0);
         set(&mut copy, msr::IA32_LBR_DEPTH, depth);
         prop_assert_eq!(copy.restore(&area), Ok(()));
