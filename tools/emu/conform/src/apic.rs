@@ -37,9 +37,17 @@ pub fn init() {
 /// destination.
 pub const SMI: u32 = 1 << 14 | 2 << 8;
 
-/// The address that takes commands, which are then for this CPU.
-pub fn command_to_self() -> u64 {
-    write(COMMAND_HIGH, read(ID));
+/// A destination that is not there.
+pub const NOBODY: u32 = 0xe << 24;
+
+/// This CPU as a destination.
+pub fn this() -> u32 {
+    read(ID)
+}
+
+/// The address that takes commands, which are then for this destination.
+pub fn command_to(destination: u32) -> u64 {
+    write(COMMAND_HIGH, destination);
     BASE + COMMAND
 }
 

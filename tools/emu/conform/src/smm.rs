@@ -120,7 +120,7 @@ pub fn init() {
 /// Gives what it read, how many steps were taken, and where the last one was.
 pub fn interrupt_at_step(register: u32) -> (u64, (u64, u64)) {
     traps::count_steps();
-    let [found] = handled([register], None, TF);
+    let [found] = send(apic::this(), [register], None, TF);
     traps::restore(1);
     (found, traps::interrupts())
 }
@@ -128,10 +128,21 @@ pub fn interrupt_at_step(register: u32) -> (u64, (u64, u64)) {
 /// Has an SMI handled that reads the registers `reads` and then writes `write`, a register
 /// and its value.  Gives what it read.
 pub fn interrupt<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>) -> [u64; N] {
-    handled(reads, write, 0)
+    send(apic::this(), reads, write, 0)
 }
 
-fn handled<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>, flags: u64) -> [u64; N] {
+/// The same, but sends the SMI to any destination, by the same instructions.
+#[inline(never)]
+pub fn interrupt_at(destination: u32, reads: [u32; READS]) {
+    send(destination, reads, None, 0);
+}
+
+fn send<const N: usize>(
+    destination: u32,
+    reads: [u32; N],
+    write: Option<(u32, u64)>,
+    flags: u64,
+) -> [u64; N] {
     const { assert!(N <= READS) };
     let shared = &raw mut smm_shared;
     let (index, value) = write.unwrap_or((0, 0));
@@ -148,7 +159,7 @@ fn handled<const N: usize>(reads: [u32; N], write: Option<(u32, u64)>, flags: u6
             registers,
         });
     }
-    let command = apic::command_to_self();
+    let command = apic::command_to(destination);
     // SAFETY: the address is the APIC's; it returns when the handler has, which changes
     // nothing of ours but `Shared`, and whoever sets TF has a handler for traps.
     unsafe { smm_send(command, apic::SMI, flags) };
