@@ -154,6 +154,8 @@ void BX_CPU_C::pmu_smm(bool inside)
 // SMM is left for where the SMI came
 void BX_CPU_C::pmu_rsm(struct emu_place from)
 {
+  // a step of the handler's own is not theirs
+  BX_CPU_THIS_PTR pmu.stepping = false;
   BX_CPU_THIS_PTR debug_trap = BX_CPU_THIS_PTR pmu.smm_trap;
   if (BX_CPU_THIS_PTR debug_trap)
     BX_CPU_THIS_PTR async_event = 1;

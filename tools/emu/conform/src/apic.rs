@@ -3,7 +3,8 @@
 
 use crate::cpu::out8;
 
-const BASE: u64 = 0xfee0_0000;
+/// Where it is.
+pub const BASE: u64 = 0xfee0_0000;
 const SPURIOUS: u64 = 0xf0;
 const ID: u64 = 0x20;
 const COMMAND: u64 = 0x300;

@@ -137,12 +137,34 @@ pub fn interrupt_at(destination: u32, reads: [u32; READS]) {
     send(destination, reads, None, 0);
 }
 
+/// Has an SMI handled that `send` has for us, by a store to the APIC's command register; the
+/// handler reads `register`.  Gives what it read, and what `send` gave.
+pub fn interrupt_by<T>(register: u32, send: impl FnOnce() -> T) -> (u64, T) {
+    apic::command_to(apic::this());
+    let ([found], result) = handled([register], None, send);
+    (found, result)
+}
+
 fn send<const N: usize>(
     destination: u32,
     reads: [u32; N],
     write: Option<(u32, u64)>,
     flags: u64,
 ) -> [u64; N] {
+    let command = apic::command_to(destination);
+    // SAFETY: the address is the APIC's; it returns when the handler has, which changes
+    // nothing of ours but `Shared`, and whoever sets TF has a handler for traps.
+    handled(reads, write, || unsafe {
+        smm_send(command, apic::SMI, flags)
+    })
+    .0
+}
+
+fn handled<const N: usize, T>(
+    reads: [u32; N],
+    write: Option<(u32, u64)>,
+    send: impl FnOnce() -> T,
+) -> ([u64; N], T) {
     const { assert!(N <= READS) };
     let shared = &raw mut smm_shared;
     let (index, value) = write.unwrap_or((0, 0));
@@ -159,17 +181,14 @@ fn send<const N: usize>(
             registers,
         });
     }
-    let command = apic::command_to(destination);
-    // SAFETY: the address is the APIC's; it returns when the handler has, which changes
-    // nothing of ours but `Shared`, and whoever sets TF has a handler for traps.
-    unsafe { smm_send(command, apic::SMI, flags) };
+    let result = send();
     // SAFETY: as above; it has returned.
     let shared = unsafe { shared.read_volatile() };
     let mut found = [0; N];
     for (place, register) in found.iter_mut().zip(shared.registers) {
         *place = register.value;
     }
-    found
+    (found, result)
 }
 
 fn address(label: *const [u8; 0]) -> u64 {

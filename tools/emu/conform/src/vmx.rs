@@ -60,6 +60,7 @@ pub mod field {
     pub const VECTORING: u64 = 0x4408;
     pub const GUEST_CS: u64 = 0x0802;
     pub const GUEST_SS: u64 = 0x0804;
+    pub const GUEST_GS_BASE: u64 = 0x6810;
     pub const GUEST_IDTR_LIMIT: u64 = 0x4812;
     pub const GUEST_CS_RIGHTS: u64 = 0x4816;
     pub const GUEST_SS_RIGHTS: u64 = 0x4818;
@@ -117,7 +118,7 @@ pub mod guest {
             }
         };
     }
-    guests! { exit cpuid jump nops_10 nops_110 rdmsr rdmsr_lbr_ctl wrmsr rdpmc step nops_long }
+    guests! { exit cpuid jump nops_10 nops_110 rdmsr rdmsr_lbr_ctl wrmsr rdpmc step nops_long smi }
 }
 
 global_asm!(
@@ -206,6 +207,11 @@ guest_wrmsr:
 guest_rdpmc:
     xor ecx, ecx
     rdpmc
+    vmcall
+
+    // sends an SMI, if the base of GS is the APIC's
+guest_smi:
+    mov dword ptr gs:[0x300], 0x4200
     vmcall
 
     // RFLAGS.TF is set at the start

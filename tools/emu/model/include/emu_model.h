@@ -109,7 +109,7 @@ void emu_advance(struct emu_cpu *cpu, struct emu_now now);
 /* From now on the CPU runs with CPL above 0 (user), or with CPL 0. */
 void emu_set_user(struct emu_cpu *cpu, bool user, struct emu_now now);
 
-/* A VM entry has loaded the guest's state, which changes no level by a branch. */
+/* A VM entry is about to inject an event, which comes from the guest's level. */
 void emu_vmentered(struct emu_cpu *cpu);
 
 /* From now on the CPU is in SMM, or is not. */
@@ -169,7 +169,8 @@ bool emu_is_loadable(const struct emu_cpu *cpu, uint32_t index, uint64_t value);
 
 /*
  * XSAVE state component 15 of a machine with the architectural LBR, in
- * quadwords.  emu_lbr_xsave() gives how many are in use.  emu_lbr_xrstor() loads it, or with NULL its initial configuration,
+ * quadwords.  emu_lbr_xsave() gives how many are in use.
+ * emu_lbr_xrstor() loads it, or with NULL its initial configuration,
  * at the end of an instruction; false: #GP(0), and nothing has changed.
  */
 #define EMU_LBR_AREA 101

@@ -243,8 +243,7 @@ impl LogicalCpu {
         self.pmu.set_user(user);
     }
 
-    /// A VM entry has loaded the guest's state: an event that it injects begins in the
-    /// guest's level.
+    /// A VM entry is about to inject an event, which comes from the guest's level.
     pub fn entered(&mut self) {
         self.level_changed = u64::MAX;
     }

@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::lbr::{self, BTF, FREEZE_PERFMON_ON_PMI, LBR, LBREN};
 use crate::msr::{self, IA32_DEBUGCTL, IA32_LBR_CTL, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, EN, INSTRUCTIONS, OS};
-use crate::report::{fail, row, same, Report, Verdict};
+use crate::report::{fail, row, same, Failure, Report, Verdict};
 use crate::smm;
 
 /// IA32_DEBUGCTL.FREEZE_WHILE_SMM
@@ -25,7 +25,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
         wrmsr(IA32_DEBUGCTL, value);
     };
     registers(report, debugctl, switches);
-    stepping(report, debugctl);
+    stepping(report, facts, debugctl, switches);
     counting(report, facts, debugctl);
     recording(report, facts, debugctl);
     wrmsr(IA32_DEBUGCTL, 0);
@@ -108,14 +108,35 @@ fn registers(report: &mut Report, debugctl: impl Fn(u64), switches: u64) {
     );
 }
 
-fn stepping(report: &mut Report, debugctl: impl Fn(u64)) {
+/// The entry that RSM made, and its TO.
+fn resumed(facts: &Facts) -> Result<(u32, u64), Failure> {
+    for n in 0..facts.depth {
+        let (from, to) = lbr::record(facts, n);
+        if from == smm::rsm() {
+            return Ok((n, to));
+        }
+    }
+    fail!("no record has the address of RSM")
+}
+
+fn stepping(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64), switches: u64) {
     row!(
         report,
         ("an SMI comes before a single step, which is taken behind RSM"),
         || {
+            // A debug exception would have recording stopped.
             debugctl(FREEZE_PERFMON_ON_PMI);
+            lbr::start(facts, FREEZE_PERFMON_ON_PMI);
             let (found, (traps, at)) = smm::interrupt_at_step(IA32_DEBUGCTL);
-            same("IA32_DEBUGCTL in SMM", found, FREEZE_PERFMON_ON_PMI)?;
+            lbr::stop(facts);
+            same(
+                "IA32_DEBUGCTL in SMM",
+                found,
+                FREEZE_PERFMON_ON_PMI | switches,
+            )?;
+            if facts.is_architectural() {
+                same("TO of RSM", resumed(facts)?.1, smm::interrupted())?;
+            }
             same("single steps", traps, 1)?;
             same("RIP", at, smm::interrupted())
         }
@@ -207,10 +228,8 @@ fn recording(report: &mut Report, facts: &Facts, debugctl: impl Fn(u64)) {
             lbr::start(facts, 0);
             smm::interrupt([], None);
             wrmsr(IA32_LBR_CTL, 0);
-            let Some(n) = (0..facts.depth).find(|&n| lbr::record(facts, n).0 == smm::rsm()) else {
-                fail!("no record has its address");
-            };
-            same("TO", lbr::record(facts, n).1, smm::interrupted())?;
+            let (n, to) = resumed(facts)?;
+            same("TO", to, smm::interrupted())?;
             same("BR_TYPE", lbr::info(facts, n) >> 56 & 0xf, 8)
         }
     );

@@ -10,6 +10,7 @@ use crate::lbr::{self, LBR};
 use crate::msr::{self, IA32_DEBUGCTL, IA32_PERF_GLOBAL_CTRL};
 use crate::pmu::{self, Counter, EN, INSTRUCTIONS, INT, OS};
 use crate::report::{fail, row, same, Report, Verdict};
+use crate::smm;
 use crate::traps;
 use crate::vmx::{self, field, guest, Controls, End};
 
@@ -20,6 +21,7 @@ pub(super) const DEBUG_EXCEPTION: u64 = 1 << 31 | 3 << 8 | 1;
 // Basic exit reasons.
 pub(super) const EXCEPTION_OR_NMI: u64 = 0;
 pub(super) const VMCALL: u64 = 18;
+const MONITOR_TRAP_FLAG: u64 = 37;
 pub(super) const INVALID_GUEST_STATE: u64 = 1 << 31 | 33;
 /// VM-instruction error: VM entry with invalid host-state fields.
 const INVALID_HOST_STATE: u64 = 8;
@@ -118,6 +120,7 @@ pub fn rows(report: &mut Report, facts: &Facts) {
     if !facts.is_architectural() {
         records(report, facts);
     }
+    smm(report);
     global_ctrl(report, facts);
     pmu::reset(facts);
     lbr::reset(facts, 0);
@@ -279,6 +282,25 @@ fn records(report: &mut Report, facts: &Facts) {
             exits(VMCALL)?;
             same("MSR_LBR_SELECT", rdmsr(msr::MSR_LBR_SELECT), 0x3c5)?;
             lbr::holds(facts, branches::call_relative.branches())
+        }
+    );
+}
+
+/// What waits while a guest is in SMM.
+fn smm(report: &mut Report) {
+    smm::init();
+    row!(
+        report,
+        ("an SMI comes before a monitor trap flag VM exit, which waits for RSM"),
+        || {
+            let processor = vmx::MONITOR_TRAP;
+            vmx::prepare(guest::smi, Controls { processor, ..NONE });
+            vmx::write(field::GUEST_GS_BASE, apic::BASE);
+            wrmsr(IA32_DEBUGCTL, lbr::FREEZE_PERFMON_ON_PMI);
+            let (found, end) = smm::interrupt_by(IA32_DEBUGCTL, vmx::enter);
+            wrmsr(IA32_DEBUGCTL, 0);
+            ends(end, End::Exit(MONITOR_TRAP_FLAG))?;
+            same("IA32_DEBUGCTL in SMM", found, lbr::FREEZE_PERFMON_ON_PMI)
         }
     );
 }
