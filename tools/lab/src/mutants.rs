@@ -69,41 +69,84 @@ fn reason<'a>(known: &'a [Explained], name: &str) -> Option<&'a str> {
         .map(|explained| explained.reason.as_str())
 }
 
-/// A copy of the tree in which the model is changed.
+/// Copies of the tree and of the emulator's source, in which the model and the emulator are
+/// changed.
 struct Workshop<'a> {
     places: &'a Places,
     options: &'a Options,
     tree: PathBuf,
+    source: PathBuf,
     target: PathBuf,
     log: PathBuf,
+    /// The emulator without a change.
+    unchanged: Vec<u8>,
 }
 
 impl<'a> Workshop<'a> {
     fn new(places: &'a Places, options: &'a Options, folder: &Path, n: usize) -> Result<Self> {
         let tree = folder.join(format!("tree-{n}"));
-        if tree.exists() {
-            fs::remove_dir_all(&tree)?;
+        let source = folder.join(format!("source-{n}"));
+        for copy in [&tree, &source] {
+            if copy.exists() {
+                fs::remove_dir_all(copy)?;
+            }
+            fs::create_dir_all(copy)?;
         }
-        fs::create_dir_all(&tree)?;
         let copied = Command::new("sh")
             .args([
-                "-c",
-                "git ls-files -z | tar --null -T - -cf - | tar -C \"$1\" -xf -",
+                "-ec",
+                "git ls-files -z | tar --null -T - -cf - | tar -C \"$1\" -xf -
+                cp -a \"$2/.\" \"$3\"",
                 "sh",
             ])
-            .arg(&tree)
+            .args([&tree, Path::new(EMULATOR_SOURCE), &source])
             .current_dir(&places.top)
             .status()?;
         if !copied.success() {
             bail!("the tree cannot be copied to {}", tree.display());
         }
-        Ok(Self {
+        let mut workshop = Self {
             places,
             options,
             tree,
+            source,
             target: folder.join(format!("target-{n}")),
             log: folder.join(format!("log-{n}")),
-        })
+            unchanged: Vec::new(),
+        };
+        if !workshop.build()? {
+            bail!(
+                "the emulator does not build; see {}",
+                workshop.log.display()
+            );
+        }
+        workshop.unchanged = fs::read(workshop.bochs())?;
+        Ok(workshop)
+    }
+
+    fn build(&self) -> Result<bool> {
+        self.run(
+            Command::new("tools/emu/build")
+                .arg("--in")
+                .arg(&self.source),
+            "build",
+        )
+    }
+
+    fn bochs(&self) -> PathBuf {
+        self.source.join("bochs")
+    }
+
+    /// Where a file of ours is in the copies.
+    fn place(&self, file: &Path) -> PathBuf {
+        let within = file
+            .strip_prefix(EMULATOR_SOURCE)
+            .map(Path::to_owned)
+            .or_else(|_| Ok(Path::new("instrument/pmu").join(file.strip_prefix(GLUE)?)));
+        within.map_or_else(
+            |_: std::path::StripPrefixError| self.tree.join(file),
+            |within| self.source.join(within),
+        )
     }
 
     /// Runs a program of the copy, and gives whether it succeeded.
@@ -128,55 +171,27 @@ impl<'a> Workshop<'a> {
     fn fate(&self, mutant: &Mutant, first: usize) -> Result<Fate> {
         let original = fs::read_to_string(self.places.top.join(&mutant.file))?;
         let changed = mutant.apply(&original)?;
-        let (file, original, changed) = match mutant.file.strip_prefix(EMULATOR_SOURCE) {
-            Ok(file) => self.as_patch(file, &mutant.file, &changed)?,
-            Err(_) => (mutant.file.clone(), original, changed),
-        };
-        let place = self.tree.join(file);
+        let place = self.place(&mutant.file);
         fs::write(&place, changed)?;
         let fate = self.judge(first, mutant.everywhere);
         fs::write(&place, original)?;
         fate
     }
 
-    /// The same change as one of the series of patches: the file that lists them, its
-    /// text, and that with one more for `file` of the emulator, which is at `original`.
-    fn as_patch(
-        &self,
-        file: &Path,
-        original: &Path,
-        changed: &str,
-    ) -> Result<(PathBuf, String, String)> {
-        let patches = Path::new("tools/emu/bochs/patches");
-        let copy = self.tree.join("changed");
-        fs::write(&copy, changed)?;
-        let output = Command::new("diff")
-            .arg("-u")
-            .args(["a", "b"].map(|side| format!("--label={side}/{}", file.display())))
-            .arg(self.places.top.join(original))
-            .arg(&copy)
-            .output()
-            .context("diff does not run")?;
-        fs::write(self.tree.join(patches).join(PATCH), output.stdout)?;
-        let series = patches.join("series");
-        let text = fs::read_to_string(self.places.top.join(&series))?;
-        let longer = format!("{text}{PATCH}\n");
-        Ok((series, text, longer))
-    }
-
     fn judge(&self, first: usize, everywhere: bool) -> Result<Fate> {
-        if !self.run(&mut Command::new("tools/emu/build"), "build")? {
+        if !self.build()? {
             // The changes of our own must; their log says why they do not.
             if everywhere {
                 bail!("does not compile; see {}", self.log.join("build").display());
             }
             return Ok(Fate::NoProgram);
         }
-        let bochs = self.tree.join("build/emu/bochs").canonicalize()?;
-        let places = self
-            .places
-            .with_bochs(bochs.clone())
-            .with_logs(self.log.clone());
+        let bochs = self.bochs();
+        if fs::read(&bochs)? == self.unchanged {
+            // The compiler sees no difference, and nobody else can.
+            return Ok(Fate::Survives);
+        }
+        let places = self.places.with_bochs(bochs).with_logs(self.log.clone());
         let mut failed = BTreeSet::new();
         let mut machines = conform::machines(self.places)?;
         let count = machines.len().max(1);
@@ -193,7 +208,6 @@ impl<'a> Workshop<'a> {
                 break;
             }
         }
-        self.forget(&bochs)?;
         if !failed.is_empty() {
             return Ok(Fate::Rows(failed));
         }
@@ -212,35 +226,13 @@ impl<'a> Workshop<'a> {
             Fate::Tests
         })
     }
-
-    /// Removes the emulator, and its source, if they are not those of the tree itself:
-    /// some changes give the same program, and most leave the source alone.
-    fn forget(&self, bochs: &Path) -> Result<()> {
-        let ours = folders(&self.places.bochs()?.canonicalize()?)?;
-        for (folder, ours) in folders(bochs)?.into_iter().zip(ours) {
-            if folder != ours {
-                fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Where tools/emu/build puts an emulator, SOURCE-MODEL, and its source.
-fn folders(bochs: &Path) -> Result<[PathBuf; 2]> {
-    let program = bochs.parent().context("an emulator in no folder")?;
-    let (source, _) = program
-        .to_str()
-        .and_then(|name| name.rsplit_once('-'))
-        .context("not an emulator of tools/emu/build")?;
-    Ok([program.to_owned(), source.into()])
 }
 
 /// Where the patched source of the emulator is.
 const EMULATOR_SOURCE: &str = "build/emu-source";
 
-/// The name of a patch that makes a change of it.
-const PATCH: &str = "mutant.patch";
+/// What is copied into it.
+const GLUE: &str = "tools/emu/bochs/pmu";
 
 /// The name of what fails if the program comes to no end.
 const END: &str = "the program comes to its end";
