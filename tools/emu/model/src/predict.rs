@@ -210,6 +210,16 @@ mod tests {
     }
 
     #[test]
+    fn an_indirect_call_is_a_call_to_where_it_went() {
+        let mut predictor = Predictor::default();
+        let call = branch(Kind::IndirectCall, 0x100, 0x9000);
+        for wrong in [true, false] {
+            assert_eq!(predictor.taken(&call), wrong);
+            assert!(!predictor.taken(&branch(Kind::Return, 0x9001, 0x105)));
+        }
+    }
+
+    #[test]
     fn a_zero_length_call_is_no_call() {
         let mut predictor = Predictor::default();
         predictor.taken(&branch(Kind::RelativeCall, 0x100, 0x9000));
