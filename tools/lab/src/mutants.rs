@@ -139,14 +139,13 @@ impl<'a> Workshop<'a> {
 
     /// Where a file of ours is in the copies.
     fn place(&self, file: &Path) -> PathBuf {
-        let within = file
-            .strip_prefix(EMULATOR_SOURCE)
-            .map(Path::to_owned)
-            .or_else(|_| Ok(Path::new("instrument/pmu").join(file.strip_prefix(GLUE)?)));
-        within.map_or_else(
-            |_: std::path::StripPrefixError| self.tree.join(file),
-            |within| self.source.join(within),
-        )
+        if let Ok(within) = file.strip_prefix(EMULATOR_SOURCE) {
+            self.source.join(within)
+        } else if let Ok(within) = file.strip_prefix(GLUE) {
+            self.source.join("instrument/pmu").join(within)
+        } else {
+            self.tree.join(file)
+        }
     }
 
     /// Runs a program of the copy, and gives whether it succeeded.
