@@ -31,6 +31,9 @@ const MCG_STATUS_VALID: u64 = 7;
 // MSR_POWER_CTL: bidirectional PROCHOT#, C1E.
 const POWER_CTL_VALID: u64 = 3;
 
+// MSR_MISC_PWR_MGMT: no hardware coordination of SpeedStep, energy and performance bias.
+const MISC_PWR_MGMT_VALID: u64 = 3;
+
 // MSR_PKG_CST_CONFIG_CONTROL: the firmware allowed no package C-state, and locked that.
 const CFG_LOCK: u64 = 1 << 15;
 
@@ -90,6 +93,7 @@ pub struct LogicalCpu {
     ratio: u8,
     mcg_status: u64,
     power_ctl: u64,
+    misc_pwr_mgmt: u64,
     misc_enable: u64,
     debugctl: u64,
     user: bool,
@@ -123,6 +127,7 @@ impl LogicalCpu {
             ratio: (machine.cpu.ips / 100_000_000) as u8,
             mcg_status: 0,
             power_ctl: 0,
+            misc_pwr_mgmt: 0,
             misc_enable: MISC_ENABLE,
             debugctl: 0,
             user: false,
@@ -149,6 +154,7 @@ impl LogicalCpu {
             self.misc_enable = MISC_ENABLE;
             self.mcg_status = 0;
             self.power_ctl = 0;
+            self.misc_pwr_mgmt = 0;
             self.lbr.stop();
             self.debugctl = 0;
         }
@@ -376,6 +382,7 @@ impl LogicalCpu {
             msr::IA32_MCG_CAP => Ok(0),
             msr::IA32_MCG_STATUS => Ok(self.mcg_status),
             msr::MSR_POWER_CTL => Ok(self.power_ctl),
+            msr::MSR_MISC_PWR_MGMT => Ok(self.misc_pwr_mgmt),
             msr::IA32_BIOS_SIGN_ID => Ok(u64::from(self.microcode) << 32),
             msr::IA32_MISC_ENABLE => Ok(self.misc_enable),
             msr::IA32_DEBUGCTL => Ok(self.debugctl),
@@ -408,6 +415,9 @@ impl LogicalCpu {
             }
             msr::MSR_POWER_CTL => {
                 checked(value, POWER_CTL_VALID).map(|value| self.power_ctl = value)
+            }
+            msr::MSR_MISC_PWR_MGMT => {
+                checked(value, MISC_PWR_MGMT_VALID).map(|value| self.misc_pwr_mgmt = value)
             }
             msr::IA32_DEBUGCTL => self.set_debugctl(value, now),
             msr::IA32_PLATFORM_ID

@@ -17,6 +17,7 @@ pub const IA32_PERFEVTSEL0: u32 = 0x186;
 pub const IA32_MISC_ENABLE: u32 = 0x1a0;
 pub const MSR_OFFCORE_RSP_0: u32 = 0x1a6;
 pub const MSR_OFFCORE_RSP_1: u32 = 0x1a7;
+pub const MSR_MISC_PWR_MGMT: u32 = 0x1aa;
 pub const MSR_LBR_SELECT: u32 = 0x1c8;
 pub const MSR_LASTBRANCH_TOS: u32 = 0x1c9;
 pub const IA32_DEBUGCTL: u32 = 0x1d9;

@@ -292,6 +292,21 @@ fn platform(report: &mut Report, facts: &Facts) {
         keeps(msr::MSR_POWER_CTL, 2)?;
         keeps(msr::MSR_POWER_CTL, 0)
     });
+    row!(
+        report,
+        ("MSR_MISC_PWR_MGMT: bits 0 and 1 can be set and cleared"),
+        || {
+            keeps(msr::MSR_MISC_PWR_MGMT, 3)?;
+            keeps(msr::MSR_MISC_PWR_MGMT, 0)
+        }
+    );
+    for bit in [2, 63] {
+        row!(
+            report,
+            ("MSR_MISC_PWR_MGMT: #GP on reserved bit {bit}"),
+            || refuses(msr::MSR_MISC_PWR_MGMT, 1 << bit)
+        );
+    }
     for bit in [3, 63] {
         row!(
             report,

@@ -116,6 +116,7 @@ pub(crate) struct Reference {
     cycles: u64,
     mcg_status: u64,
     power_ctl: u64,
+    misc_pwr_mgmt: u64,
     /// IA32_MPERF, IA32_APERF.
     feedback: [u64; 2],
 }
@@ -136,6 +137,7 @@ impl Reference {
             cycles: 0,
             mcg_status: 0,
             power_ctl: 0,
+            misc_pwr_mgmt: 0,
             feedback: [0; 2],
         }
     }
@@ -375,6 +377,7 @@ impl Reference {
             0x179 => Some(Some(0)),
             0x17a => Some(Some(self.mcg_status)),
             0x1fc => Some(Some(self.power_ctl)),
+            0x1aa => Some(Some(self.misc_pwr_mgmt)),
             // Bit 15: locked.
             0xe2 => Some(Some(0x8000)),
             0x345 => Some(Some(self.facts.capabilities)),
@@ -398,7 +401,11 @@ impl Reference {
             }
             0x17 | 0xce | 0xe2 | 0x179 | 0x345 => Some(None),
             0x17a if value > 7 => Some(None),
-            0x1fc if value > 3 => Some(None),
+            0x1aa | 0x1fc if value > 3 => Some(None),
+            0x1aa => {
+                self.misc_pwr_mgmt = value;
+                Some(Some(0))
+            }
             0x1fc => {
                 self.power_ctl = value;
                 Some(Some(0))

@@ -14,6 +14,7 @@ fn registers_by_their_existence() {
     let rows = [
         (IA32_PLATFORM_ID, Fixed(0)), (MSR_PKG_CST_CONFIG_CONTROL, Fixed(1 << 15)),
         (MSR_PLATFORM_INFO, Fixed(1 << 8)), (IA32_MCG_CAP, Fixed(0)), (IA32_MCG_STATUS, Free), (MSR_POWER_CTL, Free),
+        (MSR_MISC_PWR_MGMT, Free),
         (IA32_BIOS_SIGN_ID, Fixed(0x0200_7006 << 32)),
         (IA32_PERF_CAPABILITIES, Fixed(0x3005)),
         (IA32_MPERF, Free), (IA32_APERF, Free),
