@@ -28,7 +28,8 @@ pub enum Console<'a> {
 /// into `log`.
 ///
 /// To start at once, the BIOS waits for no key, and memory comes in large blocks:
-/// the emulator compares the names of all blocks, two by two.  The unpatched emulator lacks
+/// the emulator compares the names of all blocks, two by two.  A triple fault ends the run, as
+/// a host that begins anew would go on for ever.  The unpatched emulator lacks
 /// registers that the kernel takes for granted, and must ignore that.
 pub fn generate(
     machine: &Machine,
@@ -51,7 +52,7 @@ pub fn generate(
     });
     format!(
         "display_library: nogui\n\
-         cpu: model={}, count={}, ips={}, ignore_bad_msrs=1\n\
+         cpu: model={}, count={}, ips={}, ignore_bad_msrs=1, reset_on_triple_fault=0\n\
          memory: guest={mib}, host={mib}, block_size=8192\n\
          clock: sync=none, time0={START}\n\
          romimage: file={BIOS}, options=fastboot\n\

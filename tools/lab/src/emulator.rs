@@ -229,6 +229,9 @@ impl Emulator<'_> {
                 "the emulator knows no such cpu.model; `build/emu/bochs -help cpu` lists them"
                     .to_owned(),
             ),
+            Some(line) if line.contains("exception with no resolution") => {
+                End::Failed("the host's CPU shut down, by a triple fault".to_owned())
+            }
             Some(line) => End::Failed(format!("the emulator gave up: {}", line.trim())),
             None => End::Failed(format!("the emulator ended with {status}")),
         }

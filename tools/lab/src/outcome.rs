@@ -101,8 +101,14 @@ pub(crate) fn judge(
         if stream.is_empty() {
             // It did not come as far as that; that there are no tests says no more.
             report.problems.clear();
-            why += "; nothing came from its userland, and the console's last line is: ";
-            why += &latest(&[console, b"\n"].concat());
+            let line = latest(&[console, b"\n"].concat());
+            why += "; nothing came from its userland, and ";
+            if line.is_empty() {
+                why += "nothing from its kernel";
+            } else {
+                why += "the console's last line is: ";
+                why += &line;
+            }
         }
         report.problems.insert(0, why);
     } else if transcript.exit.is_none() {
@@ -211,6 +217,15 @@ mod tests {
                 ]
             );
         }
+    }
+
+    #[test]
+    fn a_kernel_that_says_nothing_is_told_by_that() {
+        let outcome = judged(b"", b"\r\n", End::Failed("hangs".into()));
+        assert_eq!(
+            outcome.report.problems,
+            ["hangs; nothing came from its userland, and nothing from its kernel"]
+        );
     }
 
     #[test]

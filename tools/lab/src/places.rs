@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Where things are: the source tree, build products, the cache.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
@@ -42,6 +44,16 @@ pub struct Kernel {
     modules: PathBuf,
 }
 
+/// Whether a file has the header of Linux' boot protocol, which other boot loaders ask
+/// for, too.
+fn is_bzimage(path: &Path) -> Result<bool> {
+    let what = || format!("reading {}", path.display());
+    let mut head = Vec::new();
+    let file = File::open(path).with_context(what)?;
+    file.take(0x206).read_to_end(&mut head).with_context(what)?;
+    Ok(head.get(0x202..) == Some(b"HdrS"))
+}
+
 impl Kernel {
     /// A build directory, or an image with `modules`.
     fn new(path: PathBuf, modules: Option<PathBuf>) -> Result<Self> {
@@ -61,6 +73,9 @@ impl Kernel {
                 "{} is missing; --kernel wants a kernel's build directory or a bzImage",
                 image.display()
             );
+        }
+        if !is_bzimage(&image)? {
+            bail!("{} is no bzImage of x86", image.display());
         }
         Ok(Self { image, modules })
     }
@@ -356,12 +371,18 @@ mod tests {
         fs::write(path, "").unwrap();
     }
 
+    /// An image as far as anybody looks at it.
+    fn bzimage(path: &Path) {
+        file(path);
+        fs::write(path, [&[0; 0x202][..], b"HdrS"].concat()).unwrap();
+    }
+
     #[test]
     fn modules_are_found_where_kernels_have_them() {
         for place in [KVM, "kernel/arch/x86/kvm/kvm.ko", "kvm.ko"] {
             let folder = tempfile::tempdir().unwrap();
             let (image, module) = (folder.path().join("bzImage"), folder.path().join(place));
-            file(&image);
+            bzimage(&image);
             file(&module);
             let kernel = Kernel::new(image.clone(), Some(folder.path().into())).unwrap();
             assert_eq!(kernel.image, image);
@@ -373,7 +394,7 @@ mod tests {
     fn a_build_directory_has_all() {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("arch/x86/boot/bzImage");
-        file(&image);
+        bzimage(&image);
         file(&folder.path().join(KVM));
         let kernel = Kernel::new(folder.path().into(), None).unwrap();
         assert_eq!(kernel.image, image);
@@ -387,8 +408,14 @@ mod tests {
         let said = |result: Result<Kernel>| format!("{:#}", result.unwrap_err());
         assert!(said(Kernel::new(image.clone(), None)).contains("bzImage is missing"));
         assert!(said(Kernel::new(folder.path().into(), None)).contains("bzImage is missing"));
-        file(&image);
+        bzimage(&image);
         assert!(said(Kernel::new(image.clone(), None)).contains("by --modules"));
+        for no_image in [&b"MZ"[..], &[0; 0x206]] {
+            fs::write(&image, no_image).unwrap();
+            let kernel = Kernel::new(image.clone(), Some(folder.path().into()));
+            assert!(said(kernel).contains("is no bzImage of x86"));
+        }
+        bzimage(&image);
         let kernel = Kernel::new(image, Some(folder.path().into())).unwrap();
         let said = |kernel: &Kernel| format!("{:#}", kernel.module(KVM).unwrap_err());
         assert!(said(&kernel).contains("has no arch/x86/kvm/kvm.ko"));

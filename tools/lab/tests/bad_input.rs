@@ -20,8 +20,9 @@ fn lab(arguments: &[&str], stdin: Stdio) -> Vec<String> {
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
     let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8(text).unwrap();
-    let moves = |c: char| c.is_control() && c != '\n';
+    // As a serial port ends its lines.
+    let text = String::from_utf8(text).unwrap().replace("\r\n", "\n");
+    let moves = |c: char| c.is_control() && c != '\n' && c != '\t';
     assert!(!text.contains(moves), "{arguments:?}: {text:?}");
     text.lines().map(str::to_owned).collect()
 }
@@ -51,6 +52,8 @@ fn an_unknown_machine() {
     says(&["run", "nosuch", "--suite", "lab"], what);
     says(&["conform", "nosuch"], what);
     says(&["bench-emu", "nosuch"], what);
+    says(&["demo", "nosuch"], what);
+    says(&["spread", "nosuch"], what);
 }
 
 #[test]
@@ -195,6 +198,17 @@ fn a_kernel_that_comes_to_no_init() {
     ] {
         suite_says(script, append, what);
     }
+    let append = "--append=rdinit=/nosuch init=/nosuch";
+    let what = "FAILED  the host's kernel panicked; logs: ";
+    says(&["boot", "skylake", append], what);
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn a_kernel_whose_machine_shuts_down() {
+    let script = "#: about = \"x\"\n#: seconds = 20\nok a\nreboot -f\nsleep 60\n";
+    let what = "FAILED  the host's CPU shut down, by a triple fault";
+    suite_says(script, "reboot=triple", what);
 }
 
 #[test]
