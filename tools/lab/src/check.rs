@@ -192,6 +192,8 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
         keep: full,
         ..options.clone()
     };
+    // Before the runs, which may outlive the commit.
+    let title = table::title(places)?;
     // Beside each other, as what runs on the build machine leaves CPUs idle at times.
     let mut outcomes = Vec::new();
     let emulated = std::thread::scope(|scope| {
@@ -211,7 +213,7 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     if full {
         let long = suite::all(&places.suites())?.into_iter();
         let names: Vec<_> = long.filter(|s| s.full).map(|suite| suite.name).collect();
-        let text = table::page(places, &names)? + &table::levels(&outcomes)?;
+        let text = title + &table::page(places, &names)? + &table::levels(&outcomes)?;
         level::write_table(places, "full", &text)?;
     }
     println!("{sum}");

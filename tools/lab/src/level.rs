@@ -186,9 +186,11 @@ pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String
             Some((title.to_owned(), command))
         })
         .collect();
+    // Before the runs, which may outlive the commit.
+    let title = table::title(places)?;
     let outcomes = one_by_one(places, options, programs);
     let sum = sum(&outcomes);
-    let text = table::title(places)? + &table::levels(&outcomes)?;
+    let text = title + &table::levels(&outcomes)?;
     write_table(places, name, &text)?;
     println!("{sum}");
     Ok(sum.is_success())

@@ -267,7 +267,11 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             steps,
         )?)),
         Command::Table { suites } => {
-            print!("{}", table::page(&places, &suites)?);
+            print!(
+                "{}{}",
+                table::title(&places)?,
+                table::page(&places, &suites)?
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::System(system) => {

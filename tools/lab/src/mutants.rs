@@ -318,8 +318,11 @@ pub fn mutants(places: &Places, options: &Options, filters: &[String]) -> Result
     let path = places.top.join("tools/emu/mutants.toml");
     let known: Known =
         toml::from_str(&fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
-    let all = all_rows(places, options)?;
     let mut mutants = list(places, &known, filters)?;
+    if mutants.is_empty() {
+        bail!("no change has any of {filters:?} in its name");
+    }
+    let all = all_rows(places, options)?;
     // Where bits are disjoint nobody can notice, and to find that out takes longest.
     mutants.sort_by_key(|mutant| mutant.name.contains("replace | with ^"));
     let results = places.cache.join("mutants").join(sources(places)?);

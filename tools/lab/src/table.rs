@@ -179,32 +179,49 @@ pub fn levels(outcomes: &[Outcome]) -> Result<String> {
 }
 
 /// The day and the commit as a heading.
-pub(crate) fn title(places: &Places) -> Result<String> {
+///
+/// # Errors
+///
+/// If there is no date.
+pub fn title(places: &Places) -> Result<String> {
     let title = format!("{}, commit {}", kept::today()?, kept::commit(&places.top));
     Ok(format!("{title}\n{}\n\n", "=".repeat(title.len())))
 }
 
-/// The page: results of `suites` as the last run on each machine left them.
+/// Machine and kernel of a run by the name of its log folder; nothing if it is no run's.
+fn machine_and_kernel(folder: &str) -> Option<(&str, &str)> {
+    let (machine, _) = folder.rsplit_once("-kernel")?;
+    let kernel = folder.get(machine.len() + 1..)?;
+    // The first of two runs, or one that is about to begin, has a suffix.
+    (!kernel.contains('.')).then_some((machine, kernel))
+}
+
+/// The results of `suites` as the last run on each machine with each kernel left them.
 ///
 /// # Errors
 ///
 /// If a suite has no results.
 pub fn page(places: &Places, suites: &[String]) -> Result<String> {
-    let mut page = title(places)?;
+    let mut page = String::new();
     for suite in suites {
         let folder = places.logs().join(suite);
-        let mut results = Results::default();
+        let mut kernels: BTreeMap<String, Results> = BTreeMap::new();
         let runs = fs::read_dir(&folder)
             .with_context(|| format!("suite {suite} has no results; run it with `lab run`"))?;
         for run in runs.filter_map(Result::ok) {
             let name = run.file_name().to_string_lossy().into_owned();
-            let machine = name.split("-kernel").next().unwrap_or_default();
+            let Some((machine, kernel)) = machine_and_kernel(&name) else {
+                continue;
+            };
             if let Ok(stream) = fs::read(run.path().join("results.ktap")) {
                 let made = kept::Run::load(&run.path()).map(|run| run.made());
+                let results = kernels.entry(kernel.to_owned()).or_default();
                 results.add(machine, made, &stream);
             }
         }
-        results.write(suite, &mut page)?;
+        for (kernel, results) in kernels {
+            results.write(&format!("{suite}, {kernel}"), &mut page)?;
+        }
     }
     Ok(page)
 }
@@ -273,6 +290,23 @@ passed
 
 ";
         assert_eq!(page, expected);
+    }
+
+    #[test]
+    fn a_folder_tells_machine_and_kernel() {
+        for (folder, what) in [
+            ("skylake-kernel", Some(("skylake", "kernel"))),
+            (
+                "skylake-smp-2-kernel-vanilla",
+                Some(("skylake-smp-2", "kernel-vanilla")),
+            ),
+            ("my-kernel-box-kernel", Some(("my-kernel-box", "kernel"))),
+            ("skylake-kernel.first", None),
+            ("skylake-kernel-vanilla.next", None),
+            ("skylake", None),
+        ] {
+            assert_eq!(machine_and_kernel(folder), what, "{folder}");
+        }
     }
 
     #[test]
