@@ -14,6 +14,11 @@ pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 /// The one of its display.
 pub const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 
+/// Below 4 GiB memory ends here, and the rest of it lies from 4 GiB on.
+const LOW: u32 = 3072;
+/// What the emulator takes for memory that is not there: the rest of these 4 GiB.
+const HOLE: u32 = 4096 - LOW;
+
 /// Where the first serial port, the console, goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Console<'a> {
@@ -50,6 +55,8 @@ pub fn generate(
             path.display()
         )
     });
+    let mib = machine.memory.mib;
+    let mib = if mib > LOW { mib + HOLE } else { mib };
     format!(
         "display_library: nogui\n\
          cpu: model={}, count={}, ips={}, ignore_bad_msrs=1, reset_on_triple_fault=0\n\
@@ -74,6 +81,5 @@ pub fn generate(
         device.display(),
         results.display(),
         log.display(),
-        mib = machine.memory.mib,
     )
 }

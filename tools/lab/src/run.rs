@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 /// Another size for a machine.
-#[derive(Args, Clone, Copy, Debug, Default)]
+#[derive(Args, Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Size {
     /// Number of the machine's CPUs, 1 to 4, instead of its description's
     #[arg(long, global = true)]
@@ -57,13 +57,13 @@ pub struct Size {
 }
 
 impl Size {
-    /// With what the suite wants where the command line says nothing.
+    /// With another's where this says nothing.
     #[must_use]
-    fn or(self, suite: &Suite) -> Self {
+    fn or(self, other: Self) -> Self {
         Self {
-            cpus: self.cpus.or(suite.cpus),
-            memory: self.memory.or(suite.memory),
-            ..self
+            cpus: self.cpus.or(other.cpus),
+            memory: self.memory.or(other.memory),
+            ips: self.ips.or(other.ips),
         }
     }
 
@@ -83,11 +83,27 @@ impl Size {
     }
 }
 
-/// The name of a machine and the number of its CPUs in `NAME:CPUS`, as suites ask for it.
-fn sized(machine: &str) -> (&str, Option<u8>) {
-    let split = machine.rsplit_once(':');
-    let sized = split.and_then(|(name, cpus)| Some((name, Some(cpus.parse().ok()?))));
-    sized.unwrap_or((machine, None))
+/// The name of a machine and what follows it in `NAME:CPUS` or `NAME:CPUS:MIB`, as suites
+/// ask for it.
+fn sized(machine: &str) -> (&str, Size) {
+    let mut name = machine;
+    let mut numbers = Vec::new();
+    while let Some((rest, number)) = name.rsplit_once(':') {
+        match number.parse() {
+            Ok(number) if numbers.len() < 2 => numbers.insert(0, number),
+            _ => break,
+        }
+        name = rest;
+    }
+    let size = Size {
+        // A number that is none of CPUs is refused with the machine's description.
+        cpus: numbers
+            .first()
+            .map(|&n: &u32| u8::try_from(n).unwrap_or(u8::MAX)),
+        memory: numbers.get(1).copied(),
+        ips: None,
+    };
+    (name, size)
 }
 
 impl Options {
@@ -314,14 +330,17 @@ pub fn suite(
     kernel: &str,
 ) -> Result<Outcome> {
     let title = format!("{} ({machine}, {kernel})", suite.name);
-    let (machine, cpus) = sized(machine);
+    let (machine, size) = sized(machine);
     let mut stem = Path::new(machine)
         .file_stem()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    if let Some(cpus) = cpus {
-        stem += &format!("-{cpus}");
+    for number in [size.cpus.map(u32::from), size.memory]
+        .into_iter()
+        .flatten()
+    {
+        stem += &format!("-{number}");
     }
     let name = format!("{}/{stem}-{kernel}", suite.name);
     let mut variables = options.variables.clone();
@@ -338,10 +357,12 @@ pub fn suite(
         },
         limit: Some(Duration::from_secs(suite.seconds)),
     };
-    let mut size = options.size;
-    size.cpus = size.cpus.or(cpus);
+    let of_suite = Size {
+        cpus: suite.cpus,
+        ..Size::default()
+    };
     let options = &Options {
-        size: size.or(suite),
+        size: options.size.or(size).or(of_suite),
         ..options.clone()
     };
     let prepare = |name: &str| -> Result<_> {
@@ -431,30 +452,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_may_be_named_with_its_cpus() {
-        assert_eq!(sized("skylake"), ("skylake", None));
-        assert_eq!(sized("skylake-smp:3"), ("skylake-smp", Some(3)));
-        assert_eq!(sized("./a:b.toml"), ("./a:b.toml", None));
-        assert_eq!(sized("./a:b.toml:4"), ("./a:b.toml", Some(4)));
+    fn a_machine_may_be_named_with_its_size() {
+        for (machine, name, cpus, memory) in [
+            ("skylake", "skylake", None, None),
+            ("skylake-smp:3", "skylake-smp", Some(3), None),
+            ("skylake:3:5000", "skylake", Some(3), Some(5000)),
+            ("skylake:999", "skylake", Some(255), None),
+            ("./a:b.toml", "./a:b.toml", None, None),
+            ("./a:b.toml:4", "./a:b.toml", Some(4), None),
+            ("a:7:1:64", "a:7", Some(1), Some(64)),
+        ] {
+            let size = Size {
+                cpus,
+                memory,
+                ips: None,
+            };
+            assert_eq!(sized(machine), (name, size));
+        }
     }
 
     #[test]
-    fn the_command_line_has_the_last_word_on_size() {
-        let suite = |head: &str| Suite::parse("x", &format!("#: about = \"a\"\n{head}")).unwrap();
-        let (plain, sized) = (suite(""), suite("#: cpus = 2\n#: memory = 100\n"));
-        let own = Size {
-            cpus: Some(1),
-            memory: Some(99),
-            ..Size::default()
-        };
-        for (size, suite, cpus, memory) in [
-            (Size::default(), &plain, None, None),
-            (Size::default(), &sized, Some(2), Some(100)),
-            (own, &plain, Some(1), Some(99)),
-            (own, &sized, Some(1), Some(99)),
+    fn the_first_has_the_last_word_on_size() {
+        let size = |cpus, memory, ips| Size { cpus, memory, ips };
+        for (one, other, both) in [
+            (
+                size(None, None, None),
+                size(Some(2), Some(100), Some(9)),
+                size(Some(2), Some(100), Some(9)),
+            ),
+            (
+                size(Some(1), Some(99), Some(8)),
+                size(Some(2), Some(100), Some(9)),
+                size(Some(1), Some(99), Some(8)),
+            ),
+            (
+                size(Some(1), None, None),
+                size(Some(2), Some(100), None),
+                size(Some(1), Some(100), None),
+            ),
         ] {
-            let size = size.or(suite);
-            assert_eq!((size.cpus, size.memory), (cpus, memory));
+            assert_eq!(one.or(other), both);
         }
     }
 }

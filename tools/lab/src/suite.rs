@@ -47,7 +47,6 @@ struct Head {
     #[serde(default)]
     full_machines: Vec<String>,
     cpus: Option<u8>,
-    memory: Option<u32>,
     #[serde(default = "default_seconds")]
     seconds: u64,
     #[serde(default)]
@@ -91,14 +90,12 @@ pub struct Suite {
     /// Names of kernels under `build/`; it runs once on each.
     pub kernels: Vec<String>,
     /// Names of machines; it runs once on each.  `NAME:CPUS` is one with another number
-    /// of CPUs.
+    /// of CPUs, `NAME:CPUS:MIB` one with another size of memory, too.
     pub machines: Vec<String>,
     /// Names of further machines, on which only `lab check --full` runs it.
     pub full_machines: Vec<String>,
     /// Number of its machines' CPUs, if not that of their descriptions.
     pub cpus: Option<u8>,
-    /// MiB of its machines' memory, if not that of their descriptions.
-    pub memory: Option<u32>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
     /// Artifacts that must be the same on all its kernels.
@@ -167,7 +164,6 @@ impl Suite {
             machines: head.machines,
             full_machines: head.full_machines,
             cpus: head.cpus,
-            memory: head.memory,
             seconds: head.seconds,
             same: head.same,
             allow: head.allow,

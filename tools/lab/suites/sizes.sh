@@ -2,13 +2,15 @@
 #: about = "Machines of other sizes than their descriptions' have all CPUs, memory, PMU and LBR"
 #: kernels = ["kernel-vanilla"]
 #: machines = [
-#:   "haswell:3", "skylake:3", "icelake:3", "sapphire-rapids:3",
-#:   "haswell:4", "skylake:4", "icelake:4", "sapphire-rapids:4",
+#:   "haswell:3:1000", "skylake:3:1000", "icelake:3:1000", "sapphire-rapids:3:1000",
+#:   "haswell:4:1000", "skylake:4:1000", "icelake:4:1000", "sapphire-rapids:4:1000",
+#:   "skylake:1:64", "skylake:1:3073", "sapphire-rapids:4:16384",
 #: ]
-#: memory = 1000
 #: full = true
 
-cpus=${LAB_MACHINE##*-}
+memory=${LAB_MACHINE##*-}
+cpus=${LAB_MACHINE%-*}
+cpus=${cpus##*-}
 case $LAB_MACHINE in
 haswell-*) depth=16 ;;
 *) depth=32 ;;
@@ -18,15 +20,15 @@ esac
 said() {
 	dmesg | sed -n "s/.*$1.*/\\1/p"
 }
-check_same "the kernel brings up all CPUs" "$cpus" "$(said 'Brought up 1 node, \([0-9]*\) CPUs')"
+check_same "the kernel brings up all CPUs" "$cpus" "$(said 'Brought up 1 node, \([0-9]*\) CPU')"
 check_same "userland has them" "$cpus" "$(grep -c '^processor' /proc/cpuinfo)"
 for cpu in $(seq 0 $((cpus - 1))); do
 	check_same "CPU $cpu executes" "$cpu" \
 		"$(taskset -c "$cpu" awk '{ print $39 }' /proc/self/stat)"
 done
 # The BIOS keeps less than 1 MiB for itself.
-memory=$(said 'Memory: [0-9]*K.\([0-9]*\)K available')
-check "the memory is of 1000 MiB ($memory K)" test "$((memory / 1024))" = 999
+found=$(said 'Memory: [0-9]*K.\([0-9]*\)K available')
+check_same "the memory is of $memory MiB ($found K)" $((memory - 1)) $((found / 1024))
 check_same "the kernel finds PMU and LBR" $depth \
 	"$(said 'Performance Events: .* \([0-9]*\)-deep LBR, .*Intel PMU driver')"
 check_same "and lets users have it" $depth "$(cat /sys/bus/event_source/devices/cpu/caps/branches)"
