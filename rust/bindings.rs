@@ -11,13 +11,15 @@
     clippy::undocumented_unsafe_blocks
 )]
 
+type __s32 = i32;
 type __u32 = u32;
 type __u64 = u64;
 
-pub const KVM_VMX_LBR_ABI: u32 = 1;
+pub const KVM_VMX_LBR_ABI: u32 = 2;
 pub const KVM_VMX_LBR_MSR_R: u32 = 1;
 pub const KVM_VMX_LBR_MSR_W: u32 = 2;
-pub const GUEST_LBR_MAX_DEPTH: u32 = 32;
+pub const PERF_GUEST_LBR_MAX_DEPTH: u32 = 32;
+pub const PERF_GUEST_LBR_NO_CPU: i32 = -1;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct kvm_vcpu {
@@ -29,18 +31,13 @@ pub struct module {
     _unused: [u8; 0],
 }
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct perf_event {
-    _unused: [u8; 0],
-}
-#[repr(C)]
 pub struct kvm_vmx_lbr_caps {
     pub format: __u32,
     pub depth: __u32,
     pub from: __u32,
     pub to: __u32,
     pub info: __u32,
-    pub tsx: __u32,
+    pub tsx: bool,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -72,18 +69,18 @@ pub struct kvm_vmx_lbr_ops {
     >,
     pub vcpu_free: ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
     pub refresh: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, enabled: __u32),
+        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, enabled: bool),
     >,
     pub reset: ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
     pub is_valid_msr: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, msr: __u32) -> __u32,
+        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, msr: __u32) -> bool,
     >,
     pub get_msr: ::core::option::Option<
         unsafe extern "C" fn(
             priv_: *mut kernel::ffi::c_void,
             msr: __u32,
             data: *mut __u64,
-            host_initiated: __u32,
+            host_initiated: bool,
         ) -> kernel::ffi::c_int,
     >,
     pub set_msr: ::core::option::Option<
@@ -91,14 +88,8 @@ pub struct kvm_vmx_lbr_ops {
             priv_: *mut kernel::ffi::c_void,
             msr: __u32,
             data: __u64,
-            host_initiated: __u32,
+            host_initiated: bool,
         ) -> kernel::ffi::c_int,
-    >,
-    pub get_debugctl: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, vmcs: __u64) -> __u64,
-    >,
-    pub set_debugctl: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, data: __u64) -> __u64,
     >,
     pub debugctl_written:
         ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, data: __u64)>,
@@ -106,17 +97,15 @@ pub struct kvm_vmx_lbr_ops {
         unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, version: __u32),
     >,
     pub service: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, new_slice: __u32),
+        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, new_slice: bool),
     >,
-    pub enter: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, active: __u32),
-    >,
+    pub enter: ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
     pub msr_filter_changed:
         ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of kvm_vmx_lbr_ops"][::core::mem::size_of::<kvm_vmx_lbr_ops>() - 128usize];
+    ["Size of kvm_vmx_lbr_ops"][::core::mem::size_of::<kvm_vmx_lbr_ops>() - 112usize];
     ["Alignment of kvm_vmx_lbr_ops"][::core::mem::align_of::<kvm_vmx_lbr_ops>() - 8usize];
     ["Offset of field: kvm_vmx_lbr_ops::abi"]
         [::core::mem::offset_of!(kvm_vmx_lbr_ops, abi) - 0usize];
@@ -138,67 +127,26 @@ const _: () = {
         [::core::mem::offset_of!(kvm_vmx_lbr_ops, get_msr) - 56usize];
     ["Offset of field: kvm_vmx_lbr_ops::set_msr"]
         [::core::mem::offset_of!(kvm_vmx_lbr_ops, set_msr) - 64usize];
-    ["Offset of field: kvm_vmx_lbr_ops::get_debugctl"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, get_debugctl) - 72usize];
-    ["Offset of field: kvm_vmx_lbr_ops::set_debugctl"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, set_debugctl) - 80usize];
     ["Offset of field: kvm_vmx_lbr_ops::debugctl_written"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, debugctl_written) - 88usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_ops, debugctl_written) - 72usize];
     ["Offset of field: kvm_vmx_lbr_ops::deliver_pmi"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, deliver_pmi) - 96usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_ops, deliver_pmi) - 80usize];
     ["Offset of field: kvm_vmx_lbr_ops::service"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, service) - 104usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_ops, service) - 88usize];
     ["Offset of field: kvm_vmx_lbr_ops::enter"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, enter) - 112usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_ops, enter) - 96usize];
     ["Offset of field: kvm_vmx_lbr_ops::msr_filter_changed"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_ops, msr_filter_changed) - 120usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_ops, msr_filter_changed) - 104usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct perf_guest_lbr_owner {
-    pub gained:
-        ::core::option::Option<unsafe extern "C" fn(data: *mut kernel::ffi::c_void, intact: __u32)>,
-    pub lost: ::core::option::Option<unsafe extern "C" fn(data: *mut kernel::ffi::c_void)>,
-    pub sync: ::core::option::Option<unsafe extern "C" fn(data: *mut kernel::ffi::c_void)>,
-    pub data: *mut kernel::ffi::c_void,
+pub struct perf_event {
+    _unused: [u8; 0],
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of perf_guest_lbr_owner"][::core::mem::size_of::<perf_guest_lbr_owner>() - 32usize];
-    ["Alignment of perf_guest_lbr_owner"][::core::mem::align_of::<perf_guest_lbr_owner>() - 8usize];
-    ["Offset of field: perf_guest_lbr_owner::gained"]
-        [::core::mem::offset_of!(perf_guest_lbr_owner, gained) - 0usize];
-    ["Offset of field: perf_guest_lbr_owner::lost"]
-        [::core::mem::offset_of!(perf_guest_lbr_owner, lost) - 8usize];
-    ["Offset of field: perf_guest_lbr_owner::sync"]
-        [::core::mem::offset_of!(perf_guest_lbr_owner, sync) - 16usize];
-    ["Offset of field: perf_guest_lbr_owner::data"]
-        [::core::mem::offset_of!(perf_guest_lbr_owner, data) - 24usize];
-};
 #[repr(C)]
-pub struct guest_lbr_msrs {
-    pub depth: __u32,
-    pub from: __u32,
-    pub to: __u32,
-    pub info: __u32,
-    pub sign_bits: __u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of guest_lbr_msrs"][::core::mem::size_of::<guest_lbr_msrs>() - 24usize];
-    ["Alignment of guest_lbr_msrs"][::core::mem::align_of::<guest_lbr_msrs>() - 8usize];
-    ["Offset of field: guest_lbr_msrs::depth"]
-        [::core::mem::offset_of!(guest_lbr_msrs, depth) - 0usize];
-    ["Offset of field: guest_lbr_msrs::from"]
-        [::core::mem::offset_of!(guest_lbr_msrs, from) - 4usize];
-    ["Offset of field: guest_lbr_msrs::to"][::core::mem::offset_of!(guest_lbr_msrs, to) - 8usize];
-    ["Offset of field: guest_lbr_msrs::info"]
-        [::core::mem::offset_of!(guest_lbr_msrs, info) - 12usize];
-    ["Offset of field: guest_lbr_msrs::sign_bits"]
-        [::core::mem::offset_of!(guest_lbr_msrs, sign_bits) - 16usize];
-};
-#[repr(C)]
-pub struct guest_lbr_records {
+pub struct perf_guest_lbr {
+    pub cpu: __s32,
+    pub dirty: __u32,
     pub select: __u64,
     pub tos: __u64,
     pub from: [__u64; 32usize],
@@ -207,18 +155,20 @@ pub struct guest_lbr_records {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of guest_lbr_records"][::core::mem::size_of::<guest_lbr_records>() - 784usize];
-    ["Alignment of guest_lbr_records"][::core::mem::align_of::<guest_lbr_records>() - 8usize];
-    ["Offset of field: guest_lbr_records::select"]
-        [::core::mem::offset_of!(guest_lbr_records, select) - 0usize];
-    ["Offset of field: guest_lbr_records::tos"]
-        [::core::mem::offset_of!(guest_lbr_records, tos) - 8usize];
-    ["Offset of field: guest_lbr_records::from"]
-        [::core::mem::offset_of!(guest_lbr_records, from) - 16usize];
-    ["Offset of field: guest_lbr_records::to"]
-        [::core::mem::offset_of!(guest_lbr_records, to) - 272usize];
-    ["Offset of field: guest_lbr_records::info"]
-        [::core::mem::offset_of!(guest_lbr_records, info) - 528usize];
+    ["Size of perf_guest_lbr"][::core::mem::size_of::<perf_guest_lbr>() - 792usize];
+    ["Alignment of perf_guest_lbr"][::core::mem::align_of::<perf_guest_lbr>() - 8usize];
+    ["Offset of field: perf_guest_lbr::cpu"][::core::mem::offset_of!(perf_guest_lbr, cpu) - 0usize];
+    ["Offset of field: perf_guest_lbr::dirty"]
+        [::core::mem::offset_of!(perf_guest_lbr, dirty) - 4usize];
+    ["Offset of field: perf_guest_lbr::select"]
+        [::core::mem::offset_of!(perf_guest_lbr, select) - 8usize];
+    ["Offset of field: perf_guest_lbr::tos"]
+        [::core::mem::offset_of!(perf_guest_lbr, tos) - 16usize];
+    ["Offset of field: perf_guest_lbr::from"]
+        [::core::mem::offset_of!(perf_guest_lbr, from) - 24usize];
+    ["Offset of field: perf_guest_lbr::to"][::core::mem::offset_of!(perf_guest_lbr, to) - 280usize];
+    ["Offset of field: perf_guest_lbr::info"]
+        [::core::mem::offset_of!(perf_guest_lbr, info) - 536usize];
 };
 extern "C" {
     pub fn kvm_vmx_register_lbr_ops(ops: *const kvm_vmx_lbr_ops) -> kernel::ffi::c_int;
@@ -226,14 +176,15 @@ extern "C" {
     pub fn kvm_vmx_lbr_get_caps(caps: *mut kvm_vmx_lbr_caps) -> kernel::ffi::c_int;
     pub fn kvm_vmx_lbr_publish(
         vcpu: *mut kvm_vcpu,
-        event: *mut perf_event,
-        passthrough: __u32,
-        attention: __u32,
+        lbr: *const perf_guest_lbr,
+        passthrough: bool,
+        has_event: bool,
+        attention: bool,
     );
     pub fn kvm_vmx_lbr_request(vcpu: *mut kvm_vcpu);
     pub fn kvm_vmx_lbr_read_debugctl(vcpu: *mut kvm_vcpu) -> __u64;
     pub fn kvm_vmx_lbr_write_debugctl(vcpu: *mut kvm_vcpu, data: __u64);
-    pub fn kvm_vmx_lbr_is_noncanonical(vcpu: *mut kvm_vcpu, address: __u64) -> __u32;
+    pub fn kvm_vmx_lbr_is_noncanonical(vcpu: *mut kvm_vcpu, address: __u64) -> bool;
     pub fn kvm_vmx_lbr_vcpu_id(vcpu: *mut kvm_vcpu) -> __u32;
     pub fn vmx_set_intercept_for_msr(
         vcpu: *mut kvm_vcpu,
@@ -241,24 +192,14 @@ extern "C" {
         type_: kernel::ffi::c_int,
         intercept: bool,
     );
-    pub fn perf_guest_lbr_create_event(owner: *mut perf_guest_lbr_owner) -> *mut perf_event;
-    pub fn perf_guest_lbr_sync_event(event: *mut perf_event);
-    pub fn guest_lbr_save(msrs: *const guest_lbr_msrs, records: *mut guest_lbr_records);
-    pub fn guest_lbr_load(msrs: *const guest_lbr_msrs, records: *const guest_lbr_records);
-    pub fn guest_lbr_rdmsr(msr: __u32) -> __u64;
-    pub fn guest_lbr_wrmsr(msr: __u32, value: __u64);
-    pub fn guest_lbr_cpu() -> __u32;
+    pub fn perf_guest_lbr_create_event(lbr: *mut perf_guest_lbr) -> *mut perf_event;
+    pub fn perf_guest_lbr_grant(event: *mut perf_event) -> bool;
+    pub fn perf_guest_lbr_park(event: *mut perf_event);
+    pub fn perf_guest_lbr_read(event: *mut perf_event, msr: __u32, data: *mut __u64) -> bool;
+    pub fn perf_guest_lbr_write(event: *mut perf_event, msr: __u32, data: __u64) -> bool;
     pub fn guest_lbr_jiffies() -> __u64;
-    pub fn guest_lbr_event_is_ours(event: *const perf_event) -> __u32;
-    pub fn perf_event_enable(event: *mut perf_event);
+    pub fn guest_lbr_event_is_ours(event: *const perf_event) -> bool;
     pub fn perf_event_release_kernel(event: *mut perf_event) -> kernel::ffi::c_int;
-    pub fn guest_lbr_lock_init(
-        lock: *mut kernel::ffi::c_void,
-        name: *const kernel::ffi::c_char,
-        key: *mut kernel::ffi::c_void,
-    );
-    pub fn guest_lbr_lock(lock: *mut kernel::ffi::c_void) -> kernel::ffi::c_ulong;
-    pub fn guest_lbr_unlock(lock: *mut kernel::ffi::c_void, flags: kernel::ffi::c_ulong);
     pub fn guest_lbr_trace_owned(vcpu_id: __u32);
     pub fn guest_lbr_trace_lost(vcpu_id: __u32);
     pub fn guest_lbr_trace_regained(vcpu_id: __u32);

@@ -1,26 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The edge to C: safe types around KVM, perf, the LBR MSRs and the shim.
+//! The edge to C: safe types around KVM, perf and the shim.
 //!
 //! This is the only file that calls C. The sizes and offsets of what both sides
 //! share are asserted here, by the generated bindings, and in the shim.
 
 use crate::bindings;
-use crate::lbr::{self, Description, Facility, Hardware, Register};
+use crate::lbr::{Description, Facility, Published, Records, Trace, MAX_DEPTH};
+use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::mem::{align_of, size_of};
+use core::mem::{align_of, offset_of, size_of};
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};
-use kernel::ffi::{c_char, c_ulong, c_void};
 use kernel::prelude::*;
-use kernel::sync::lock::{Backend, Lock};
 use kernel::sync::Arc;
 
 pub(crate) use bindings::{kvm_vcpu, kvm_vmx_lbr_ops, KVM_VMX_LBR_ABI};
 
-static_assert!(size_of::<lbr::Records>() == size_of::<bindings::guest_lbr_records>());
-static_assert!(align_of::<lbr::Records>() == align_of::<bindings::guest_lbr_records>());
-static_assert!(lbr::MAX_DEPTH == bindings::GUEST_LBR_MAX_DEPTH as usize);
+/// Asserts that a register is where it is in `struct perf_guest_lbr`, whose registers
+/// [`Registers::records`] takes for [`Records`].
+macro_rules! assert_offset {
+    ($($register:ident),*) => {
+        $(static_assert!(
+            FIRST_REGISTER + offset_of!(Records, $register)
+                == offset_of!(bindings::perf_guest_lbr, $register)
+        );)*
+    };
+}
+
+const FIRST_REGISTER: usize = offset_of!(bindings::perf_guest_lbr, select);
+
+assert_offset!(select, tos, from, to, info);
+static_assert!(FIRST_REGISTER + size_of::<Records>() == size_of::<bindings::perf_guest_lbr>());
+static_assert!(align_of::<Records>() == align_of::<bindings::perf_guest_lbr>());
+static_assert!(MAX_DEPTH == bindings::PERF_GUEST_LBR_MAX_DEPTH as usize);
 
 /// Returns the LBR facility of this host's CPUs, or `ENODEV`.
 pub(crate) fn host_facility() -> Result<Facility> {
@@ -30,7 +43,7 @@ pub(crate) fn host_facility() -> Result<Facility> {
         from: 0,
         to: 0,
         info: 0,
-        tsx: 0,
+        tsx: false,
     };
     // SAFETY: `caps` is valid for writes.
     to_result(unsafe { bindings::kvm_vmx_lbr_get_caps(&mut caps) })?;
@@ -40,7 +53,7 @@ pub(crate) fn host_facility() -> Result<Facility> {
         from: caps.from,
         to: caps.to,
         info: caps.info,
-        tsx: caps.tsx != 0,
+        tsx: caps.tsx,
     })
     .ok_or(ENODEV)
 }
@@ -94,18 +107,18 @@ impl Drop for RegisteredOps {
     }
 }
 
-/// What can be traced about a vCPU.
-pub(crate) enum Trace {
-    /// It got the facility.
-    Owned,
-    /// The host has the facility.
-    Lost,
-    /// It got the facility back.
-    Regained,
-    /// It does not use the facility any more.
-    Released,
-    /// perf refused an event.
-    CreateFailed(Error),
+/// Proof that a VM-Entry is imminent and interrupts are disabled.
+pub(crate) struct VmEntry(PhantomData<*mut ()>);
+
+impl VmEntry {
+    /// Takes KVM's word for it.
+    ///
+    /// # Safety
+    ///
+    /// The result must not outlive the `enter` operation that creates it.
+    pub(crate) unsafe fn new() -> Self {
+        Self(PhantomData)
+    }
 }
 
 /// KVM's side of a vCPU.
@@ -114,62 +127,67 @@ pub(crate) enum Trace {
 ///
 /// The pointer is valid, and methods are called only while an operation of
 /// `struct kvm_vmx_lbr_ops` for that vCPU is being called.
-pub(crate) struct KvmVcpu(NonNull<kvm_vcpu>);
+pub(crate) struct KvmVcpu {
+    vcpu: NonNull<kvm_vcpu>,
+    registers: Arc<Registers>,
+}
 
 impl KvmVcpu {
-    /// Takes the vCPU that KVM gave to an operation.
+    /// Takes the vCPU that KVM gave to an operation, and the registers that are lent the
+    /// LBRs for it.
     ///
     /// # Safety
     ///
     /// `vcpu` must be valid until the last use of the result, and every use must be
     /// within an operation of `struct kvm_vmx_lbr_ops` for it.
-    pub(crate) unsafe fn new(vcpu: NonNull<kvm_vcpu>) -> Self {
+    pub(crate) unsafe fn new(vcpu: NonNull<kvm_vcpu>, registers: Arc<Registers>) -> Self {
         // INVARIANT: By the safety requirements.
-        Self(vcpu)
+        Self { vcpu, registers }
     }
 
-    /// Tells KVM what it tests before each VM-entry.
-    pub(crate) fn publish<T: EventOwner>(
-        &self,
-        event: Option<&PerfEvent<T>>,
-        passthrough: bool,
-        attention: bool,
-    ) {
-        let event = event.map_or(core::ptr::null_mut(), |event| event.event.as_ptr());
-        // SAFETY: By the type invariant; `event` is null or valid, and whoever
-        // releases it publishes another before.
+    /// Tells KVM what it tests before each VM-Entry.
+    pub(crate) fn publish(&self, published: Published) {
+        // Without an event nothing is granted.
+        let lbr = if published.has_event {
+            self.registers.as_ptr().cast_const()
+        } else {
+            core::ptr::null()
+        };
+        // SAFETY: By the type invariant; `self` keeps the registers until the vCPU is
+        // freed.
         unsafe {
             bindings::kvm_vmx_lbr_publish(
-                self.0.as_ptr(),
-                event,
-                passthrough.into(),
-                attention.into(),
+                self.vcpu.as_ptr(),
+                lbr,
+                published.passthrough,
+                published.has_event,
+                published.attention,
             );
         }
     }
 
     /// Has the service operation called.
-    pub(crate) fn request(&self) {
+    pub(crate) fn request_service(&self) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::kvm_vmx_lbr_request(self.0.as_ptr()) }
+        unsafe { bindings::kvm_vmx_lbr_request(self.vcpu.as_ptr()) }
     }
 
-    /// Reads `IA32_DEBUGCTL` in the VMCS of the loaded vCPU.
+    /// Reads the guest's `IA32_DEBUGCTL`.
     pub(crate) fn read_debugctl(&self) -> u64 {
         // SAFETY: By the type invariant.
-        unsafe { bindings::kvm_vmx_lbr_read_debugctl(self.0.as_ptr()) }
+        unsafe { bindings::kvm_vmx_lbr_read_debugctl(self.vcpu.as_ptr()) }
     }
 
-    /// Writes `IA32_DEBUGCTL` in the VMCS of the loaded vCPU.
+    /// Writes the guest's `IA32_DEBUGCTL`.
     pub(crate) fn write_debugctl(&self, debugctl: u64) {
         // SAFETY: By the type invariant.
-        unsafe { bindings::kvm_vmx_lbr_write_debugctl(self.0.as_ptr(), debugctl) }
+        unsafe { bindings::kvm_vmx_lbr_write_debugctl(self.vcpu.as_ptr(), debugctl) }
     }
 
     /// Returns whether the vCPU's linear addresses can hold `address`.
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { bindings::kvm_vmx_lbr_is_noncanonical(self.0.as_ptr(), address) == 0 }
+        unsafe { !bindings::kvm_vmx_lbr_is_noncanonical(self.vcpu.as_ptr(), address) }
     }
 
     /// Intercepts all accesses of `msr`, or none but those that the VM's MSR filter
@@ -178,14 +196,14 @@ impl KvmVcpu {
         const MSR_RW: i32 = (bindings::KVM_VMX_LBR_MSR_R | bindings::KVM_VMX_LBR_MSR_W) as i32;
         // SAFETY: By the type invariant.
         unsafe {
-            bindings::vmx_set_intercept_for_msr(self.0.as_ptr(), msr, MSR_RW, intercept);
+            bindings::vmx_set_intercept_for_msr(self.vcpu.as_ptr(), msr, MSR_RW, intercept);
         }
     }
 
     /// Fires a tracepoint about this vCPU.
     pub(crate) fn trace(&self, trace: Trace) {
         // SAFETY: By the type invariant.
-        let id = unsafe { bindings::kvm_vmx_lbr_vcpu_id(self.0.as_ptr()) };
+        let id = unsafe { bindings::kvm_vmx_lbr_vcpu_id(self.vcpu.as_ptr()) };
         // SAFETY: Tracepoints take any value, in any context.
         unsafe {
             match trace {
@@ -193,229 +211,157 @@ impl KvmVcpu {
                 Trace::Lost => bindings::guest_lbr_trace_lost(id),
                 Trace::Regained => bindings::guest_lbr_trace_regained(id),
                 Trace::Released => bindings::guest_lbr_trace_released(id),
-                Trace::CreateFailed(error) => {
-                    bindings::guest_lbr_trace_create_failed(id, error.to_errno());
+                Trace::CreateFailed(errno) => {
+                    bindings::guest_lbr_trace_create_failed(id, errno.0);
                 }
             }
         }
     }
 }
 
-/// Who keeps the records of a guest LBR event.
+/// One guest's LBR registers, `struct perf_guest_lbr`: perf moves them between here and
+/// the LBRs of a CPU.
 ///
-/// perf calls the methods on the event's CPU, with interrupts disabled and its own
-/// lock held: they may access the LBR MSRs and take raw spinlocks, nothing else.
-pub(crate) trait EventOwner: Send + Sync {
-    /// The event has got the facility; `intact` if its records are still there.
-    fn gained(&self, intact: bool);
-    /// The event is about to lose the facility.
-    fn lost(&self);
-    /// The owner's copy of the records is wanted.
-    fn sync(&self);
+/// perf writes `cpu` at any moment as long as there is an event, and the rest while the
+/// LBRs are granted. Without the grant the rest is the [`GuestLbrEvent`]'s.
+pub(crate) struct Registers(UnsafeCell<bindings::perf_guest_lbr>);
+
+impl Registers {
+    /// All registers as after reset, where nobody moves them any more.
+    fn new() -> Result<Arc<Self>> {
+        let registers = Self(UnsafeCell::new(bindings::perf_guest_lbr {
+            cpu: bindings::PERF_GUEST_LBR_NO_CPU,
+            dirty: 0,
+            select: 0,
+            tos: 0,
+            from: [0; MAX_DEPTH],
+            to: [0; MAX_DEPTH],
+            info: [0; MAX_DEPTH],
+        }));
+        Ok(Arc::new(registers, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    fn as_ptr(&self) -> *mut bindings::perf_guest_lbr {
+        self.0.get()
+    }
+
+    fn records(&self) -> *mut Records {
+        // SAFETY: That is within the structure.
+        unsafe { self.as_ptr().byte_add(FIRST_REGISTER) }.cast()
+    }
 }
 
-/// A guest LBR event of perf's. Dropping it releases it.
+/// perf's side of a vCPU: the guest LBR event, if there is one. Dropping it releases that.
 ///
 /// # Invariants
 ///
-/// `event` is valid. perf uses `callbacks` and what its `data` points to, which is
-/// `_owner`, until the event is released.
-pub(crate) struct PerfEvent<T: EventOwner> {
-    event: NonNull<bindings::perf_event>,
-    _callbacks: KBox<bindings::perf_guest_lbr_owner>,
-    _owner: Arc<T>,
+/// - `event` is valid, and was created with `registers`, which no other event has.
+/// - The LBRs are not granted without an event. If they are not granted, they become so
+///   in [`GuestLbrEvent::grant`] alone.
+pub(crate) struct GuestLbrEvent {
+    event: Option<NonNull<bindings::perf_event>>,
+    registers: Arc<Registers>,
 }
 
-impl<T: EventOwner> PerfEvent<T> {
-    /// Creates a guest LBR event of the current thread for `owner`.
-    pub(crate) fn new(owner: Arc<T>) -> Result<Self> {
-        let mut callbacks = KBox::new(
-            bindings::perf_guest_lbr_owner {
-                gained: Some(gained::<T>),
-                lost: Some(lost::<T>),
-                sync: Some(sync::<T>),
-                data: core::ptr::from_ref::<T>(&owner).cast_mut().cast(),
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        // SAFETY: `callbacks` and `owner` stay where they are, and alive, until
-        // drop() has released the event.
-        let event =
-            from_err_ptr(unsafe { bindings::perf_guest_lbr_create_event(&mut *callbacks) })?;
-        // INVARIANT: perf returned a valid event or an error.
+impl GuestLbrEvent {
+    /// Creates the registers as after reset, and no event.
+    pub(crate) fn new() -> Result<Self> {
+        // INVARIANT: These registers are new.
         Ok(Self {
-            event: NonNull::new(event).ok_or(ENODEV)?,
-            _callbacks: callbacks,
-            _owner: owner,
+            event: None,
+            registers: Registers::new()?,
         })
     }
 
-    /// Returns whether the event belongs to the current thread.
+    /// Returns the registers, for KVM to see whether the LBRs are granted.
+    pub(crate) fn registers(&self) -> Arc<Registers> {
+        self.registers.clone()
+    }
+
+    /// Creates an event of the current thread. May sleep.
+    pub(crate) fn create(&mut self) -> Result {
+        self.release();
+        // SAFETY: The registers stay where they are, and `self` keeps them until it has
+        // released the event.
+        let event = from_err_ptr(unsafe {
+            bindings::perf_guest_lbr_create_event(self.registers.as_ptr())
+        })?;
+        // INVARIANT: perf returned a valid event or an error.
+        self.event = Some(NonNull::new(event).ok_or(ENODEV)?);
+        Ok(())
+    }
+
+    /// Releases the event, if there is one. May sleep.
+    pub(crate) fn release(&mut self) {
+        // INVARIANT: There is no event any more, and perf is done with the registers.
+        if let Some(event) = self.event.take() {
+            // SAFETY: By the type invariant, and nobody uses it any more.
+            unsafe { bindings::perf_event_release_kernel(event.as_ptr()) };
+        }
+    }
+
+    /// Returns whether there is an event.
+    pub(crate) fn exists(&self) -> bool {
+        self.event.is_some()
+    }
+
+    /// Returns whether there is an event, and it belongs to the current thread.
     pub(crate) fn is_ours(&self) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { bindings::guest_lbr_event_is_ours(self.event.as_ptr()) != 0 }
+        let is_ours =
+            |event: NonNull<_>| unsafe { bindings::guest_lbr_event_is_ours(event.as_ptr()) };
+        self.event.is_some_and(is_ours)
     }
 
-    /// Has perf schedule the event again if it is in ERROR state. May sleep.
-    pub(crate) fn enable(&self) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::perf_event_enable(self.event.as_ptr()) }
+    /// Asks for the LBRs of this CPU.
+    pub(crate) fn grant(&mut self, _: &VmEntry) -> bool {
+        // SAFETY: By the type invariant, and interrupts are disabled. `&mut` says that
+        // nobody looks at the registers.
+        let grant = |event: NonNull<_>| unsafe { bindings::perf_guest_lbr_grant(event.as_ptr()) };
+        self.event.is_some_and(grant)
     }
 
-    /// Has perf call [`EventOwner::sync`] on the CPU that has the records. May sleep.
-    pub(crate) fn sync(&self) {
+    /// Reads an LBR MSR of this CPU, if its LBRs are granted.
+    pub(crate) fn read(&self, msr: u32) -> Option<u64> {
+        let mut value = 0;
+        // SAFETY: By the type invariant; `value` is valid for writes.
+        let read = |event: NonNull<_>| unsafe {
+            bindings::perf_guest_lbr_read(event.as_ptr(), msr, &mut value)
+        };
+        self.event.is_some_and(read).then_some(value)
+    }
+
+    /// Writes an LBR MSR of this CPU, if its LBRs are granted.
+    pub(crate) fn write(&mut self, msr: u32, value: u64) -> bool {
         // SAFETY: By the type invariant.
-        unsafe { bindings::perf_guest_lbr_sync_event(self.event.as_ptr()) }
+        let write = |event: NonNull<_>| unsafe {
+            bindings::perf_guest_lbr_write(event.as_ptr(), msr, value)
+        };
+        self.event.is_some_and(write)
+    }
+
+    /// Ends the grant, if there is one, and returns the registers. May sleep.
+    pub(crate) fn park(&mut self) -> &mut Records {
+        if let Some(event) = self.event {
+            // SAFETY: By the type invariant; `&mut` says that nobody asks for the grant
+            // meanwhile.
+            unsafe { bindings::perf_guest_lbr_park(event.as_ptr()) };
+        }
+        // SAFETY: The LBRs are not granted, and by the type invariant that stays so as
+        // long as the result borrows `self`: perf leaves the registers alone, and so does
+        // KVM. The layout is asserted above.
+        unsafe { &mut *self.registers.records() }
+    }
+
+    /// Has perf load the registers at the next grant. The LBRs are not granted.
+    pub(crate) fn mark_dirty(&mut self) {
+        // SAFETY: The pointer is valid. perf looks at the field in grant() alone.
+        unsafe { (*self.registers.as_ptr()).dirty = 1 };
     }
 }
 
-impl<T: EventOwner> Drop for PerfEvent<T> {
+impl Drop for GuestLbrEvent {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant; no callback follows.
-        unsafe { bindings::perf_event_release_kernel(self.event.as_ptr()) };
-    }
-}
-
-/// The event has got the facility.
-///
-/// # Safety
-///
-/// `data` must be that of a [`PerfEvent<T>`] that is not released.
-unsafe extern "C" fn gained<T: EventOwner>(data: *mut c_void, intact: u32) {
-    // SAFETY: By the safety requirements and the type invariant of `PerfEvent`.
-    unsafe { &*data.cast::<T>() }.gained(intact != 0);
-}
-
-/// The event is about to lose the facility.
-///
-/// # Safety
-///
-/// `data` must be that of a [`PerfEvent<T>`] that is not released.
-unsafe extern "C" fn lost<T: EventOwner>(data: *mut c_void) {
-    // SAFETY: By the safety requirements and the type invariant of `PerfEvent`.
-    unsafe { &*data.cast::<T>() }.lost();
-}
-
-/// The copy of the records is wanted.
-///
-/// # Safety
-///
-/// `data` must be that of a [`PerfEvent<T>`] that is not released.
-unsafe extern "C" fn sync<T: EventOwner>(data: *mut c_void) {
-    // SAFETY: By the safety requirements and the type invariant of `PerfEvent`.
-    unsafe { &*data.cast::<T>() }.sync();
-}
-
-/// The backend of [`RawSpinLock`].
-pub(crate) struct RawSpinLockIrqsave;
-
-// SAFETY: `raw_spinlock_t` ensures mutual exclusion; `relock` is the default one.
-unsafe impl Backend for RawSpinLockIrqsave {
-    type State = kernel::bindings::raw_spinlock_t;
-    type GuardState = c_ulong;
-
-    unsafe fn init(
-        ptr: *mut Self::State,
-        name: *const c_char,
-        key: *mut kernel::bindings::lock_class_key,
-    ) {
-        // SAFETY: The caller ensures that all three are valid, for long enough.
-        unsafe { bindings::guest_lbr_lock_init(ptr.cast(), name, key.cast()) }
-    }
-
-    unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
-        // SAFETY: The caller ensures that the lock was initialised.
-        unsafe { bindings::guest_lbr_lock(ptr.cast()) }
-    }
-
-    unsafe fn unlock(ptr: *mut Self::State, flags: &Self::GuardState) {
-        // SAFETY: The caller owns the lock and passes what lock() returned.
-        unsafe { bindings::guest_lbr_unlock(ptr.cast(), *flags) }
-    }
-}
-
-/// A raw spinlock that keeps interrupts disabled: it can be taken with perf's locks
-/// held.
-pub(crate) type RawSpinLock<T> = Lock<T, RawSpinLockIrqsave>;
-
-/// Returns an initialiser of a lock around `data`.
-pub(crate) fn new_raw_spinlock<T>(data: T) -> impl PinInit<RawSpinLock<T>> {
-    RawSpinLock::new(
-        data,
-        kernel::c_str!("guest_lbr records"),
-        kernel::static_lock_class!(),
-    )
-}
-
-/// Proof that interrupts are disabled: the code stays on this CPU, and perf does not
-/// move its LBR facility.
-pub(crate) struct ThisCpu<'a>(PhantomData<(&'a (), *mut ())>);
-
-/// Calls `f` with the lock held and thus interrupts disabled.
-pub(crate) fn with_locked<T, R>(
-    lock: &RawSpinLock<T>,
-    f: impl FnOnce(&mut T, ThisCpu<'_>) -> R,
-) -> R {
-    let mut guard = lock.lock();
-    f(&mut guard, ThisCpu(PhantomData))
-}
-
-/// The LBR MSRs of this CPU.
-pub(crate) struct Msrs<'a> {
-    facility: &'a Facility,
-    _cpu: ThisCpu<'a>,
-}
-
-impl<'a> Msrs<'a> {
-    /// Gives access to the MSRs of the `facility` that this CPU has.
-    pub(crate) fn new(facility: &'a Facility, cpu: ThisCpu<'a>) -> Self {
-        Self {
-            facility,
-            _cpu: cpu,
-        }
-    }
-
-    fn numbers(&self) -> bindings::guest_lbr_msrs {
-        bindings::guest_lbr_msrs {
-            depth: self.facility.depth(),
-            from: self.facility.first_from(),
-            to: self.facility.first_to(),
-            info: self.facility.first_info(),
-            sign_bits: self.facility.sign_bits_of_from(),
-        }
-    }
-}
-
-impl Hardware for Msrs<'_> {
-    fn cpu(&self) -> u32 {
-        // SAFETY: Interrupts are disabled, see `ThisCpu`.
-        unsafe { bindings::guest_lbr_cpu() }
-    }
-
-    fn save(&mut self, records: &mut lbr::Records) {
-        let records = core::ptr::from_mut(records).cast();
-        // SAFETY: The layouts are the same, asserted above; the depth is not
-        // greater than the arrays by the invariant of `Facility`.
-        unsafe { bindings::guest_lbr_save(&self.numbers(), records) }
-    }
-
-    fn load(&mut self, records: &lbr::Records) {
-        let records = core::ptr::from_ref(records).cast();
-        // SAFETY: As in save().
-        unsafe { bindings::guest_lbr_load(&self.numbers(), records) }
-    }
-
-    fn read(&mut self, register: Register) -> u64 {
-        self.facility.msr(register).map_or(0, |msr| {
-            // SAFETY: The CPU has this MSR.
-            unsafe { bindings::guest_lbr_rdmsr(msr) }
-        })
-    }
-
-    fn write(&mut self, register: Register, value: u64) {
-        if let Some(msr) = self.facility.msr(register) {
-            // SAFETY: The CPU has this MSR, and the facility accepts the value.
-            unsafe { bindings::guest_lbr_wrmsr(msr, value) }
-        }
+        self.release();
     }
 }

@@ -5,15 +5,29 @@
 //! KVM passes what [`vcpu_create`] returned, a [`Vcpu`], as `data`, and calls one
 //! operation of a vCPU at a time: that is what makes every reborrow below sound.
 
-use crate::ffi::{kvm_vcpu, kvm_vmx_lbr_ops, KvmVcpu, RegisteredOps, KVM_VMX_LBR_ABI};
+use crate::ffi::{kvm_vcpu, kvm_vmx_lbr_ops, KvmVcpu, RegisteredOps, VmEntry, KVM_VMX_LBR_ABI};
+use crate::lbr::{Accessor, Debugctl, GeneralProtection};
 use crate::vcpu::Vcpu;
 use core::mem::size_of;
 use core::ptr::NonNull;
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
 
-/// What an MSR access returns to KVM to have a #GP.
-const GENERAL_PROTECTION: c_int = 1;
+fn accessor(host_initiated: bool) -> Accessor {
+    if host_initiated {
+        Accessor::Userspace
+    } else {
+        Accessor::Guest
+    }
+}
+
+/// Returns to KVM what an MSR access came to.
+fn outcome(result: core::result::Result<(), GeneralProtection>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(GeneralProtection) => 1,
+    }
+}
 
 /// The registration of this module as the provider of guest LBR.
 pub(crate) struct Registration {
@@ -34,10 +48,7 @@ impl Registration {
             is_valid_msr: Some(is_valid_msr),
             get_msr: Some(get_msr),
             set_msr: Some(set_msr),
-            get_debugctl: Some(get_debugctl),
-            set_debugctl: Some(set_debugctl),
-            // set_debugctl() sees all writes.
-            debugctl_written: None,
+            debugctl_written: Some(debugctl_written),
             deliver_pmi: Some(deliver_pmi),
             service: Some(service),
             enter: Some(enter),
@@ -70,8 +81,7 @@ unsafe extern "C" fn vcpu_create(kvm: *mut kvm_vcpu, data: *mut *mut c_void) -> 
     };
     // SAFETY: KVM frees the vCPU after the last operation, and only operations
     // reach the result.
-    let kvm = unsafe { KvmVcpu::new(kvm) };
-    let vcpu = Vcpu::new(kvm).and_then(|vcpu| Ok(KBox::new(vcpu, GFP_KERNEL_ACCOUNT)?));
+    let vcpu = Vcpu::new(|perf| unsafe { KvmVcpu::new(kvm, perf.registers()) });
     match vcpu {
         Ok(vcpu) => {
             // SAFETY: By the safety requirements.
@@ -92,46 +102,47 @@ unsafe extern "C" fn vcpu_free(data: *mut c_void) {
     drop(unsafe { KBox::from_raw(data.cast::<Vcpu>()) });
 }
 
-/// Defines an entry point that delegates to a method of the vCPU.
+/// Defines an entry point that delegates to the vCPU's life.
 macro_rules! operation {
-    ($name:ident($($arg:ident: $type:ty),*) $(-> $return:ty)?, |$vcpu:ident| $body:expr) => {
-        /// Delegates to the method of this name of [`Vcpu`].
+    ($name:ident($($arg:ident: $type:ty),*) $(-> $return:ty)?,
+     |$life:pat_param, $kvm:pat_param, $perf:pat_param| $body:expr) => {
+        /// Delegates to the method of this name of [`Lifecycle`](crate::lbr::Lifecycle).
         ///
         /// # Safety
         ///
         /// See [`vcpu`]; a pointer must be valid for writes.
         unsafe extern "C" fn $name(data: *mut c_void $(, $arg: $type)*) $(-> $return)? {
             // SAFETY: By the safety requirements.
-            let $vcpu = unsafe { vcpu(data) };
+            let Vcpu { life: $life, kvm: $kvm, perf: $perf } = unsafe { vcpu(data) };
             $body
         }
     };
 }
 
-operation!(refresh(enabled: u32), |vcpu| vcpu.refresh(enabled != 0));
-operation!(reset(), |vcpu| vcpu.reset());
-operation!(is_valid_msr(msr: u32) -> u32, |vcpu| vcpu.is_valid_msr(msr).into());
+operation!(refresh(enabled: bool), |life, kvm, perf| life.refresh(kvm, perf, enabled));
+operation!(reset(), |life, kvm, perf| life.reset(kvm, perf));
+operation!(is_valid_msr(msr: u32) -> bool, |life, _, _| life.is_valid_msr(msr));
 operation!(
-    get_msr(msr: u32, value: *mut u64, host_initiated: u32) -> c_int,
-    |vcpu| match vcpu.get_msr(msr, host_initiated != 0) {
-        Some(read) => {
-            // SAFETY: By the safety requirements.
-            unsafe { *value = read };
-            0
-        }
-        None => GENERAL_PROTECTION,
+    get_msr(msr: u32, value: *mut u64, host_initiated: bool) -> c_int,
+    |life, kvm, perf| {
+        let read = life.get_msr(kvm, perf, msr, accessor(host_initiated));
+        // SAFETY: By the safety requirements.
+        outcome(read.map(|read| unsafe { *value = read }))
     }
 );
 operation!(
-    set_msr(msr: u32, value: u64, host_initiated: u32) -> c_int,
-    |vcpu| match vcpu.set_msr(msr, value, host_initiated != 0) {
-        Some(()) => 0,
-        None => GENERAL_PROTECTION,
-    }
+    set_msr(msr: u32, value: u64, host_initiated: bool) -> c_int,
+    |life, kvm, perf| outcome(life.set_msr(kvm, perf, msr, value, accessor(host_initiated)))
 );
-operation!(get_debugctl(vmcs: u64) -> u64, |vcpu| vcpu.get_debugctl(vmcs));
-operation!(set_debugctl(debugctl: u64) -> u64, |vcpu| vcpu.set_debugctl(debugctl));
-operation!(deliver_pmi(version: u32), |vcpu| vcpu.deliver_pmi(version));
-operation!(service(new_slice: u32), |vcpu| vcpu.service(new_slice != 0));
-operation!(enter(active: u32), |vcpu| vcpu.enter(active != 0));
-operation!(msr_filter_changed(), |vcpu| vcpu.msr_filter_changed());
+operation!(debugctl_written(debugctl: u64), |life, kvm, perf| {
+    life.debugctl_written(kvm, perf, Debugctl::from_raw(debugctl));
+});
+operation!(deliver_pmi(version: u32), |life, kvm, _| life.deliver_pmi(kvm, version));
+operation!(service(new_slice: bool), |life, kvm, perf| life.service(kvm, perf, new_slice));
+operation!(enter(), |life, kvm, perf| {
+    // SAFETY: This is that operation.
+    let entry = unsafe { VmEntry::new() };
+    life.enter(kvm, perf, &entry);
+});
+operation!(msr_filter_changed(), |life, kvm, _| life
+    .msr_filter_changed(kvm));

@@ -1,21 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The bits of `IA32_DEBUGCTL` that concern guest LBR.
+//! `IA32_DEBUGCTL`, as far as it concerns guest LBR.
 
-/// `IA32_DEBUGCTL.LBR`: record branches.
-pub const DEBUGCTL_LBR: u64 = 1 << 0;
-
-/// `IA32_DEBUGCTL.FREEZE_LBRS_ON_PMI`: stop recording on a performance
-/// monitoring interrupt.
-pub const DEBUGCTL_FREEZE_LBRS_ON_PMI: u64 = 1 << 11;
+use core::ops::{BitOr, RangeInclusive};
 
 /// The versions of architectural performance monitoring that freeze by clearing
 /// `IA32_DEBUGCTL.LBR`. Earlier ones cannot freeze, later ones set
 /// `IA32_PERF_GLOBAL_STATUS.LBR_FRZ` instead.
-const LEGACY_FREEZE: core::ops::RangeInclusive<u32> = 2..=3;
+const LEGACY_FREEZE: RangeInclusive<u32> = 2..=3;
 
-/// Returns whether a PMI freezes the LBRs of a guest with this `IA32_DEBUGCTL`
-/// and this `CPUID.0AH` version, by clearing `IA32_DEBUGCTL.LBR`.
-pub(super) fn pmi_clears_lbr(debugctl: u64, version: u32) -> bool {
-    debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != 0 && LEGACY_FREEZE.contains(&version)
+/// `IA32_DEBUGCTL` as the guest sees it: what was written, whatever of it the hardware
+/// may have.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Debugctl(u64);
+
+impl Debugctl {
+    /// Record branches.
+    pub const LBR: Self = Self(1 << 0);
+    /// Stop recording on a performance monitoring interrupt.
+    pub const FREEZE_LBRS_ON_PMI: Self = Self(1 << 11);
+
+    /// Creates the register from its value.
+    pub const fn from_raw(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// Returns the register's value.
+    pub const fn into_raw(self) -> u64 {
+        self.0
+    }
+
+    const fn has(self, bit: Self) -> bool {
+        self.0 & bit.0 != 0
+    }
+
+    /// Returns whether the guest wants branches recorded.
+    pub const fn lbr(self) -> bool {
+        self.has(Self::LBR)
+    }
+
+    /// Returns what the register becomes if a PMI freezes the LBRs by clearing its LBR
+    /// bit, for a guest of this `CPUID.0AH` version.
+    pub(super) fn frozen_by_pmi(self, version: u32) -> Option<Self> {
+        (self.lbr() && self.has(Self::FREEZE_LBRS_ON_PMI) && LEGACY_FREEZE.contains(&version))
+            .then_some(Self(self.0 & !Self::LBR.0))
+    }
+}
+
+impl BitOr for Debugctl {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }

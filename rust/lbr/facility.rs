@@ -18,6 +18,10 @@ const LBR_INFO_IN_TX: u64 = 1 << 62;
 const LBR_INFO_ABORT: u64 = 1 << 61;
 const LBR_INFO_CYCLES: u64 = 0xffff;
 
+/// An access that is refused: #GP for the guest, an error for userspace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GeneralProtection;
+
 /// `IA32_PERF_CAPABILITIES.LBR_FMT`: the layout of a record.
 ///
 /// Formats 0 to 2, which have no misprediction flag, belong to CPUs without
@@ -177,25 +181,10 @@ impl Facility {
         self.depth
     }
 
-    /// Returns the number of the first FROM MSR.
-    pub fn first_from(&self) -> u32 {
-        self.from
-    }
-
-    /// Returns the number of the first TO MSR.
-    pub fn first_to(&self) -> u32 {
-        self.to
-    }
-
-    /// Returns the number of the first INFO MSR, or 0 if there is none.
-    pub fn first_info(&self) -> u32 {
-        self.info
-    }
-
     /// Returns the bits of FROM that the CPU records as zero but takes only as
     /// sign extension of the address: bits 62:61 of format 4 without TSX. A
     /// recorded value must be extended before it can be written back.
-    pub fn sign_bits_of_from(&self) -> u64 {
+    fn sign_bits_of_from(&self) -> u64 {
         match self.format {
             Format::EipFlags2 if !self.tsx => LBR_INFO_IN_TX | LBR_INFO_ABORT,
             _ => 0,
@@ -236,22 +225,6 @@ impl Facility {
         index(self.info).map(Register::Info)
     }
 
-    /// Returns the number of `register`, if the facility has it.
-    pub fn msr(&self, register: Register) -> Option<u32> {
-        let record = |first: u32, i: usize| {
-            let i = u32::try_from(i).ok().filter(|i| *i < self.depth)?;
-            first.checked_add(i)
-        };
-        match register {
-            Register::Select => Some(MSR_LBR_SELECT),
-            Register::Tos => Some(MSR_LBR_TOS),
-            Register::From(i) => record(self.from, i),
-            Register::To(i) => record(self.to, i),
-            Register::Info(_) if self.info == 0 => None,
-            Register::Info(i) => record(self.info, i),
-        }
-    }
-
     /// Returns the numbers of all LBR MSRs, in consecutive ranges.
     pub fn msr_ranges(&self) -> [Range<u32>; 4] {
         let records = |first: u32| first..first.wrapping_add(self.depth);
@@ -268,22 +241,26 @@ impl Facility {
         ]
     }
 
-    /// Returns whether `register` takes `value`; if not, writing it is a #GP.
+    /// Checks that `register` takes `value`.
     ///
-    /// `canonical` tells whether the guest's linear addresses can hold its
-    /// argument.
-    pub fn accepts(
+    /// `canonical` tells whether the guest's linear addresses can hold its argument.
+    pub fn check(
         &self,
         register: Register,
         value: u64,
         canonical: impl FnOnce(u64) -> bool,
-    ) -> bool {
-        match register {
+    ) -> Result<(), GeneralProtection> {
+        let accepted = match register {
             Register::Select => value & !LBR_SELECT_MASK == 0,
             Register::Tos => value < u64::from(self.depth),
             Register::From(_) => canonical(address(value, self.format.flags_in_from(self.tsx))),
             Register::To(_) => canonical(address(value, self.format.flags_in_to())),
             Register::Info(_) => value & !self.format.info_mask(self.tsx) == 0,
+        };
+        if accepted {
+            Ok(())
+        } else {
+            Err(GeneralProtection)
         }
     }
 }

@@ -2,28 +2,28 @@
 
 //! Guest LBR, without the kernel: registers, formats, records and decisions.
 //!
-//! Nothing here touches hardware or KVM. Two state machines decide, as plain
-//! data: [`Machine`] about one vCPU's event, intercepts and `IA32_DEBUGCTL`,
-//! [`Saved`] about where one vCPU's records are. Whoever calls them carries out
-//! what they answer.
+//! Nothing here touches hardware, KVM or perf. [`Lifecycle`] decides about one vCPU, and
+//! does it all through [`Kvm`] and [`Perf`], which the kernel implements and so does the
+//! world that the tests explore.
 //!
 //! # Definitions
 //!
-//! - *Facility*: the LBR MSRs of a logical CPU, see [`Facility`].
-//! - *Event*: the guest LBR event, by which perf lends the facility to a vCPU.
-//! - *ACTIVE*: perf's word for an event that is scheduled in on a CPU.
-//! - *Passthrough*: the guest accesses the LBR MSRs without VM-exits.
-//! - *Shadow*: `IA32_DEBUGCTL` as the guest wrote it.
+//! - *LBRs*: the LBR MSRs of a logical CPU, see [`Facility`].
+//! - *Event*: the guest LBR event, a perf event of the vCPU's thread.
+//! - *Grant*: perf's word that this CPU's LBRs hold this guest's registers.
+//! - *Copy*: the guest's registers in memory, which are the truth without the grant.
+//! - *Passthrough*: the guest accesses the LBR MSRs without VM-Exits.
 //! - *Slice*: the time between two times that the vCPU's thread is scheduled in.
+//! - *Gap*: the time in which the guest should record branches and has no grant.
 
 mod debugctl;
 mod facility;
-mod machine;
+mod platform;
 mod records;
-mod saved;
+mod vcpu;
 
-pub use debugctl::{DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_LBR};
-pub use facility::{Description, Facility, Format, Register, MAX_DEPTH};
-pub use machine::{Creation, Entry, Machine, Service, State, Transition};
+pub use debugctl::Debugctl;
+pub use facility::{Description, Facility, Format, GeneralProtection, Register, MAX_DEPTH};
+pub use platform::{Errno, Kvm, Perf, Published, Trace};
 pub use records::Records;
-pub use saved::{Hardware, Saved};
+pub use vcpu::{Accessor, Lifecycle, State};

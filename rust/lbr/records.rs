@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The contents of a facility, as plain memory.
+//! The values of a guest's LBR MSRs, in memory.
 
 use super::facility::{Register, MAX_DEPTH};
 
 /// The values of all LBR MSRs of one vCPU.
 ///
-/// The layout is shared with C, which saves and loads all of it in one go.
-/// Records beyond the facility's depth are not used.
+/// The layout is that of the registers in `struct perf_guest_lbr`. Records beyond the
+/// facility's depth are not used.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[repr(C)]
 pub struct Records {
-    select: u64,
-    tos: u64,
-    from: [u64; MAX_DEPTH],
-    to: [u64; MAX_DEPTH],
-    info: [u64; MAX_DEPTH],
+    pub(crate) select: u64,
+    pub(crate) tos: u64,
+    pub(crate) from: [u64; MAX_DEPTH],
+    pub(crate) to: [u64; MAX_DEPTH],
+    pub(crate) info: [u64; MAX_DEPTH],
 }
 
 impl Records {
@@ -28,7 +28,7 @@ impl Records {
         info: [0; MAX_DEPTH],
     };
 
-    /// Returns the value of `register`; a record beyond the depth reads as 0.
+    /// Returns the value of `register`; a record beyond the greatest depth reads as 0.
     pub fn get(&self, register: Register) -> u64 {
         let record = match register {
             Register::Select => return self.select,
@@ -40,7 +40,7 @@ impl Records {
         record.copied().unwrap_or(0)
     }
 
-    /// Sets `register` to `value`; a record beyond the depth is left alone.
+    /// Sets `register` to `value`; a record beyond the greatest depth is left alone.
     pub fn set(&mut self, register: Register, value: u64) {
         let record = match register {
             Register::Select => Some(&mut self.select),
@@ -52,5 +52,12 @@ impl Records {
         if let Some(record) = record {
             *record = value;
         }
+    }
+
+    /// Empties the records. `LBR_TOS` and `LBR_SELECT` stay.
+    pub fn empty(&mut self) {
+        self.from = [0; MAX_DEPTH];
+        self.to = [0; MAX_DEPTH];
+        self.info = [0; MAX_DEPTH];
     }
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-#: about = "perf's guest LBR event alone: who owns the LBR, and what its owner is told"
+#: about = "perf's grant alone: who has the LBR and when, and that nobody sees another's records"
 #: parts = ["selftests"]
 #: machines = ["skylake", "skylake-smp"]
 

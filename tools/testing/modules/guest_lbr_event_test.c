@@ -1,37 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tests perf's guest LBR event alone, without KVM and without guest_lbr: what
- * its owner is told and when, who wins the LBR facility, and that nobody sees
- * records of somebody else.  Legacy LBR of 32 records with LBR_INFO_x.
+ * Tests perf's grant of the LBRs alone, without KVM and without guest_lbr: who
+ * has the LBRs and when, and that nobody sees records of somebody else.  Legacy
+ * LBR of 32 records with LBR_INFO_x.
  *
  * The tests run at insmod, print KTAP to the kernel log, and use a thread that
- * is bound to the last CPU in place of a vCPU's.
+ * is bound to the last CPU in place of a vCPU's.  What it does with interrupts
+ * disabled after it was granted the LBRs stands for a guest that runs.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cleanup.h>
+#include <linux/cpu.h>
 #include <linux/delay.h>
 #include <linux/kthread.h>
-#include <linux/kvm_vmx_lbr.h>
 #include <linux/module.h>
 #include <linux/perf_event.h>
-#include <linux/spinlock.h>
+#include <linux/perf_guest_lbr.h>
 
+#include <asm/debugreg.h>
 #include <asm/msr.h>
 
 #define DEPTH	32
 #define SELECT	1	/* as left by the guests here */
 #define TOS	7
 
-/* The guest's side: an owner whose records are never changed by a guest. */
-struct owner {
-	struct perf_guest_lbr_owner callbacks;
-	u64 base;		/* where its branches are */
-	raw_spinlock_t lock;
-	bool has;
-	int gained, intact, lost, synced;
-	int wrong;		/* records or calls that were not as expected */
+/* A guest, and what it wrote last: records at an address of its own. */
+struct guest {
+	struct perf_guest_lbr lbr;
+	struct perf_event *event;
+	u64 base;
+	u64 written;
+	int entries, granted, wrong;
 };
+
+static struct guest one = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800100000 };
+static struct guest two = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800200000 };
 
 static void write_records(u64 base)
 {
@@ -64,61 +68,58 @@ static int count_wrong_records(u64 base)
 	return wrong;
 }
 
-static void gained(void *data, u32 intact)
+static int count_wrong_copies(const struct guest *guest)
 {
-	struct owner *owner = data;
+	const struct perf_guest_lbr *lbr = &guest->lbr;
+	int wrong = (lbr->tos != TOS) + (lbr->select != SELECT);
 
-	guard(raw_spinlock)(&owner->lock);
-	owner->wrong += owner->has;
-	owner->has = true;
-	owner->gained++;
-	owner->intact += intact;
-	if (intact)
-		owner->wrong += count_wrong_records(owner->base);
-	else
-		write_records(owner->base);
+	for (int i = 0; i < DEPTH; i++) {
+		wrong += lbr->from[i] != guest->written + i;
+		wrong += lbr->to[i] != guest->written + DEPTH + i;
+		wrong += lbr->info[i] != i;
+	}
+	return wrong;
 }
 
-static void lost(void *data)
+/* A VM-Entry: the guest finds what it wrote last, and writes something new. */
+static bool enter(struct guest *guest)
 {
-	struct owner *owner = data;
+	guard(irqsave)();
 
-	guard(raw_spinlock)(&owner->lock);
-	owner->wrong += !owner->has;
-	owner->has = false;
-	owner->lost++;
-	owner->wrong += count_wrong_records(owner->base);
+	guest->entries++;
+	if (!perf_guest_lbr_grant(guest->event))
+		return false;
+
+	guest->granted++;
+	guest->wrong += guest->lbr.cpu != smp_processor_id();
+	guest->wrong += !!(get_debugctlmsr() & DEBUGCTLMSR_LBR);
+	if (guest->written)
+		guest->wrong += count_wrong_records(guest->written);
+	guest->written = guest->base + guest->entries * 256;
+	write_records(guest->written);
+	return true;
 }
-
-static void sync(void *data)
-{
-	struct owner *owner = data;
-
-	guard(raw_spinlock)(&owner->lock);
-	owner->synced++;
-	owner->wrong += count_wrong_records(owner->base);
-}
-
-#define OWNER(name, where) {						\
-	.callbacks = { gained, lost, sync, &(name) },			\
-	.base = (where),						\
-	.lock = __RAW_SPIN_LOCK_UNLOCKED(name.lock),			\
-}
-
-static struct owner one = OWNER(one, 0xffff888800001000);
-static struct owner two = OWNER(two, 0xffff888800002000);
 
 /* The host's side. */
-static struct perf_event *create_counter(void)
+static void overflow(struct perf_event *event, struct perf_sample_data *data,
+		     struct pt_regs *regs)
+{
+}
+
+static struct perf_event *create_host(int cpu, struct task_struct *task, bool pinned)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_HARDWARE,
 		.size = sizeof(attr),
-		.config = PERF_COUNT_HW_INSTRUCTIONS,
-		.pinned = 1,
+		.config = PERF_COUNT_HW_CPU_CYCLES,
+		.sample_type = PERF_SAMPLE_BRANCH_STACK,
+		.sample_period = 100003,
+		.pinned = pinned,
+		.branch_sample_type = PERF_SAMPLE_BRANCH_ANY | PERF_SAMPLE_BRANCH_USER |
+				      PERF_SAMPLE_BRANCH_KERNEL,
 	};
 
-	return perf_event_create_kernel_counter(&attr, -1, current, NULL, NULL);
+	return perf_event_create_kernel_counter(&attr, cpu, task, overflow, NULL);
 }
 
 /* What KVM's built-in guest LBR creates. */
@@ -138,61 +139,54 @@ static struct perf_event *create_unmarked(void)
 	return perf_event_create_kernel_counter(&attr, -1, current, NULL, NULL);
 }
 
-static void overflow(struct perf_event *event, struct perf_sample_data *data,
-		     struct pt_regs *regs)
-{
-}
-
-#define EVERYTHING	(PERF_SAMPLE_BRANCH_ANY | PERF_SAMPLE_BRANCH_USER | \
-			 PERF_SAMPLE_BRANCH_KERNEL)
-/* A kernel thread has no such branches. */
-#define NOTHING		(PERF_SAMPLE_BRANCH_IND_JUMP | PERF_SAMPLE_BRANCH_USER)
-
-static struct perf_event *create_host(int cpu, bool pinned, u64 branches)
+/* A counter of the guest's, as KVM creates it. */
+static struct perf_event *create_counter(void)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_HARDWARE,
 		.size = sizeof(attr),
-		.config = PERF_COUNT_HW_CPU_CYCLES,
-		.sample_type = PERF_SAMPLE_BRANCH_STACK,
-		.sample_period = 100003,
-		.pinned = pinned,
-		.branch_sample_type = branches,
+		.config = PERF_COUNT_HW_INSTRUCTIONS,
+		.pinned = 1,
 	};
 
-	return perf_event_create_kernel_counter(&attr, cpu, NULL, overflow, NULL);
+	return perf_event_create_kernel_counter(&attr, -1, current, NULL, NULL);
 }
 
-/* How many records of a guest the LBRs of the CPU hold. */
-static void count_guest_records(void *result)
+static void release(struct perf_event **event)
+{
+	if (!IS_ERR_OR_NULL(*event))
+		perf_event_release_kernel(*event);
+	*event = NULL;
+}
+
+/* How many values of the guests' the LBRs of a CPU hold. */
+static void count_guests_values(void *result)
 {
 	int *found = result;
-	u64 from, to;
+	u64 value;
 
 	*found = 0;
-	for (int i = 0; i < DEPTH; i++) {
-		rdmsrl(MSR_LBR_NHM_FROM + i, from);
-		rdmsrl(MSR_LBR_NHM_TO + i, to);
-		from &= PAGE_MASK;
-		to &= PAGE_MASK;
-		*found += from == one.base || from == two.base ||
-			  to == one.base || to == two.base;
+	for (int i = 0; i < 2 * DEPTH; i++) {
+		rdmsrl(i < DEPTH ? MSR_LBR_NHM_FROM + i : MSR_LBR_NHM_TO + i - DEPTH, value);
+		value &= ~0xfffffULL;
+		*found += value == one.base || value == two.base;
 	}
 }
 
-static int guest_records_on(int cpu)
+static int guests_values_on(int cpu)
 {
 	int found;
 
-	smp_call_function_single(cpu, count_guest_records, &found, 1);
+	smp_call_function_single(cpu, count_guests_values, &found, 1);
 	return found;
 }
 
 /* The thread in place of the vCPU's: does what it is told, else spins or sleeps. */
 static int cpu;
 static void (*job)(void);
-static bool spin;
-static struct perf_event *event, *other;
+static bool spin, answer;
+static struct task_struct *thread;
+static struct perf_event *other;
 
 static int thread_main(void *unused)
 {
@@ -224,19 +218,14 @@ static void in_thread(void (*todo)(void))
 		usleep_range(100, 200);
 }
 
-static void release(struct perf_event *it)
-{
-	if (!IS_ERR(it))
-		perf_event_release_kernel(it);
-}
-
 static int second_thread_main(void *unused)
 {
-	struct perf_event *mine = perf_guest_lbr_create_event(&two.callbacks);
-
-	while (!kthread_should_stop())
+	two.event = perf_guest_lbr_create_event(&two.lbr);
+	while (!kthread_should_stop()) {
+		enter(&two);
 		usleep_range(500, 1000);
-	release(mine);
+	}
+	release(&two.event);
 	return 0;
 }
 
@@ -251,225 +240,286 @@ static struct task_struct *start(int (*function)(void *arg), const char *name)
 	return task;
 }
 
-static void create_one(void) { event = perf_guest_lbr_create_event(&one.callbacks); }
-static void create_two(void) { other = perf_guest_lbr_create_event(&two.callbacks); }
+static void create_one(void) { one.event = perf_guest_lbr_create_event(&one.lbr); }
+static void create_two(void) { two.event = perf_guest_lbr_create_event(&two.lbr); }
 static void create_other_counter(void) { other = create_counter(); }
 static void create_other_unmarked(void) { other = create_unmarked(); }
+static void enter_one(void) { answer = enter(&one); }
+static void enter_two(void) { answer = enter(&two); }
+static void set_host_lbr(void) { update_debugctlmsr(get_debugctlmsr() | DEBUGCTLMSR_LBR); }
 
-static void disable_other(void)
+/* Enters as one, in its thread, and returns whether the LBRs were granted. */
+static bool one_is_granted(void)
 {
-	if (!IS_ERR(other))
-		perf_event_disable(other);
+	in_thread(enter_one);
+	return answer;
 }
 
-static void enable_other(void)
+static bool two_is_granted(void)
 {
-	if (!IS_ERR(other))
-		perf_event_enable(other);
+	in_thread(enter_two);
+	return answer;
 }
 
-static void revive(void)
+static void enter_ten_times(void)
 {
-	if (!IS_ERR(event))
-		perf_event_enable(event);
+	for (int i = 0; i < 10; i++) {
+		enter(&one);
+		enter(&two);
+	}
 }
 
 /* The tests.  Each begins with one's event created and the thread spinning. */
-static bool is_active(struct perf_event *it)
+static bool granted_in_its_thread(void)
 {
-	return !IS_ERR(it) && READ_ONCE(it->state) == PERF_EVENT_STATE_ACTIVE;
+	return one_is_granted() && one_is_granted();
 }
 
-static bool is_error(struct perf_event *it)
+static bool refused_elsewhere(void)
 {
-	return IS_ERR(it) || READ_ONCE(it->state) == PERF_EVENT_STATE_ERROR;
-}
+	int before = one.granted;
 
-static bool first_gain_is_not_intact(void)
-{
-	return one.gained && one.intact == one.gained - 1;
+	enter(&one);
+	return one.granted == before;
 }
 
 static bool context_switches_keep_records(void)
 {
-	int before = one.lost;
+	int before = one.granted;
 
 	WRITE_ONCE(spin, false);
-	msleep(30);
+	for (int i = 0; i < 20; i++) {
+		in_thread(enter_one);
+		msleep(2);
+	}
 	WRITE_ONCE(spin, true);
-	msleep(20);
-	return one.lost - before > 4 && first_gain_is_not_intact();
+	return one.granted == before + 20;
 }
 
-/*
- * If the thread is switched out just then, as on one CPU it must be, its records
- * are saved, and there is nothing to sync.
- */
-static bool sync_reaches_the_cpu(void)
+static bool park_brings_the_copy(void)
 {
-	int before = one.synced;
+	bool good = one_is_granted();
 
-	for (int i = 0; i < 10 && one.synced == before; i++) {
-		int gained = one.gained;
-
-		perf_guest_lbr_sync_event(event);
-		if (one.synced == before && one.has && one.gained == gained)
-			return false;
-	}
-	return one.synced > before || num_online_cpus() == 1;
+	perf_guest_lbr_park(one.event);
+	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
+	return good && one_is_granted();
 }
 
-static bool rescheduling_is_not_told(void)
+static bool written_copy_is_loaded(void)
 {
-	int before = one.lost;
-
-	in_thread(create_other_counter);
-	for (int i = 0; i < 10; i++) {
-		in_thread(disable_other);
-		in_thread(enable_other);
-	}
-	release(other);
-	return num_online_cpus() == 1 || one.lost - before < 4;
-}
-
-static bool flexible_host_event_waits(void)
-{
-	struct perf_event *host = create_host(cpu, false, EVERYTHING);
 	bool good;
 
+	in_thread(enter_one);
+	perf_guest_lbr_park(one.event);
+	one.written += 128;
+	for (int i = 0; i < DEPTH; i++) {
+		one.lbr.from[i] = one.written + i;
+		one.lbr.to[i] = one.written + DEPTH + i;
+	}
+	one.lbr.dirty = 1;
+	good = one_is_granted();
+	return good && !one.lbr.dirty;
+}
+
+static void read_and_write(void)
+{
+	u64 value = 0;
+
+	guard(irqsave)();
+
+	answer = perf_guest_lbr_grant(one.event) &&
+		 perf_guest_lbr_write(one.event, MSR_LBR_NHM_FROM, one.base) &&
+		 perf_guest_lbr_read(one.event, MSR_LBR_NHM_FROM, &value) &&
+		 value == one.base && !differs(MSR_LBR_NHM_FROM, one.base);
+	wrmsrl(MSR_LBR_NHM_FROM, one.written);
+}
+
+static bool accesses_need_the_grant(void)
+{
+	u64 value = 0;
+
+	in_thread(read_and_write);
+	return answer && !perf_guest_lbr_read(one.event, MSR_LBR_NHM_FROM, &value) && !value &&
+	       !perf_guest_lbr_write(one.event, MSR_LBR_NHM_FROM, 0) && one_is_granted();
+}
+
+static bool host_wins(struct perf_event *host)
+{
+	bool good;
+
+	/* An event of the thread is added when that runs. */
+	msleep(5);
+	good = !IS_ERR(host) && !guests_values_on(cpu) &&
+		    one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
+
+	good = !one_is_granted() && good;
 	msleep(20);
-	good = !is_error(event) && !is_active(host);
-	release(host);
-	return good;
+	good = !one_is_granted() && good && !guests_values_on(cpu);
+	release(&host);
+	return one_is_granted() && good;
 }
 
 static bool pinned_host_event_wins(void)
 {
-	struct perf_event *host = create_host(cpu, true, EVERYTHING);
-	bool good = !guest_records_on(cpu) && is_active(host) && !one.has;
-
-	/* Without luck: not as long as the host has the LBRs. */
-	in_thread(revive);
-	good = good && is_error(event) && is_active(host);
-	release(host);
-	return good;
+	in_thread(enter_one);
+	return host_wins(create_host(cpu, NULL, true));
 }
 
-static bool error_is_revived(void)
+static bool flexible_host_event_wins(void)
 {
-	int gains = one.gained, intact = one.intact;
-
-	in_thread(revive);
-	return !is_error(event) && one.gained > gains &&
-	       one.intact - intact < one.gained - gains;
+	in_thread(enter_one);
+	return host_wins(create_host(cpu, NULL, false));
 }
 
-static bool second_guest_event_is_refused(void)
+static bool host_event_of_the_thread_wins(void)
 {
-	bool good;
-
-	in_thread(create_two);
-	good = is_error(other) && !is_error(event) && !two.gained;
-	release(other);
-	return good;
+	in_thread(enter_one);
+	return host_wins(create_host(-1, thread, false));
 }
 
-static bool unmarked_event_is_refused(void)
+static bool host_event_runs_all_the_time(void)
 {
-	bool good;
+	struct perf_event *host = create_host(cpu, NULL, false);
+	u64 enabled = 0, running = 0;
 
-	in_thread(create_other_unmarked);
-	good = is_error(other) && !is_error(event);
-	release(other);
-	return good;
+	if (IS_ERR(host))
+		return false;
+	for (int i = 0; i < 20; i++) {
+		in_thread(enter_one);
+		msleep(1);
+	}
+	perf_event_read_value(host, &enabled, &running);
+	release(&host);
+	return enabled && running * 100 >= enabled * 95;
 }
 
-static bool release_is_a_loss(void)
-{
-	release(event);
-	return !one.has && one.gained == one.lost;
-}
-
-static bool unmarked_event_works_alone(void)
-{
-	bool good;
-
-	in_thread(create_other_unmarked);
-	msleep(20);
-	good = !is_error(other) && !guest_records_on(cpu);
-	in_thread(create_one);
-	good = good && is_error(event);
-	release(other);
-	in_thread(revive);
-	return good && !is_error(event);
-}
-
-static bool returning_host_event_sees_nothing(void)
+static bool counters_never_notice(void)
 {
 	struct perf_event *host;
 	bool good;
 
-	release(event);
-	host = create_host(cpu, false, NOTHING);
+	in_thread(create_other_counter);
+	in_thread(enter_one);
+	host = create_host(cpu, NULL, true);
 	msleep(20);
+	good = !IS_ERR(other) && READ_ONCE(other->state) >= PERF_EVENT_STATE_INACTIVE;
+	release(&host);
+	release(&other);
+	return good && one_is_granted();
+}
+
+static bool two_events_of_a_thread(void)
+{
+	bool good;
+
+	in_thread(create_two);
+	good = one_is_granted() && two_is_granted() && one_is_granted();
+	in_thread(enter_ten_times);
+	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
+	release(&two.event);
+	return good && two.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&two);
+}
+
+static bool unmarked_event_wins(void)
+{
+	bool good;
+
+	in_thread(enter_one);
+	in_thread(create_other_unmarked);
+	good = !IS_ERR(other) && !guests_values_on(cpu) && !one_is_granted();
+	release(&other);
+	return good && one_is_granted();
+}
+
+static bool release_saves(void)
+{
+	bool good = one_is_granted();
+
+	release(&one.event);
+	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
 	in_thread(create_one);
-	good = !is_active(host) && !is_error(event);
-	release(event);
-	for (int i = 0; i < 2000 && !is_active(host); i++)
-		udelay(20);
-	good = good && is_active(host) && !guest_records_on(cpu);
-	release(host);
+	return good && one_is_granted();
+}
+
+static bool host_after_release_sees_nothing(void)
+{
+	struct perf_event *host;
+	bool good = one_is_granted();
+
+	release(&one.event);
+	host = create_host(cpu, NULL, false);
+	good = good && !guests_values_on(cpu);
+	release(&host);
 	in_thread(create_one);
-	return good;
+	return good && one_is_granted();
+}
+
+/* enter() fails if LBR is on, or if the host's branches are among the records. */
+static bool host_recording_is_stopped(void)
+{
+	bool good = one_is_granted();
+
+	in_thread(set_host_lbr);
+	msleep(5);
+	one.written = 0;
+	good = one_is_granted() && good;
+	return one_is_granted() && good;
 }
 
 static bool two_threads_do_not_mix(void)
 {
 	struct task_struct *second;
-	int before = one.gained - one.intact;
+	int before = one.granted;
 
 	WRITE_ONCE(spin, false);
+	two.granted = 0;
 	second = start(second_thread_main, "guest_lbr_test2");
 	if (IS_ERR(second))
 		return false;
-	msleep(50);
+	for (int i = 0; i < 20; i++) {
+		in_thread(enter_one);
+		msleep(2);
+	}
 	kthread_stop(second);
-	return one.gained - one.intact - before > 2 &&
-	       two.gained - two.intact > 2 && !two.has;
+	WRITE_ONCE(spin, true);
+	return one.granted == before + 20 && two.granted > 5 &&
+	       two.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
 }
 
 static const struct {
 	bool (*run)(void);
 	const char *name;
 } tests[] = {
-	{ first_gain_is_not_intact, "the first gain is not intact, all others are" },
+	{ granted_in_its_thread, "the LBRs are granted in the event's thread" },
+	{ refused_elsewhere, "and refused elsewhere" },
 	{ context_switches_keep_records, "records survive context switches" },
-	{ sync_reaches_the_cpu, "sync reaches the event's CPU" },
-	{ rescheduling_is_not_told, "the owner is not told of rescheduling" },
-	{ flexible_host_event_waits, "a flexible host event waits" },
+	{ park_brings_the_copy, "parking brings the copy up to date" },
+	{ written_copy_is_loaded, "a copy that was written is loaded" },
+	{ accesses_need_the_grant, "accesses need the grant" },
 	{ pinned_host_event_wins, "a pinned host event wins, and sees no guest record" },
-	{ error_is_revived, "the event is revived after that" },
-	{ second_guest_event_is_refused, "a second guest event of the thread is refused" },
-	{ unmarked_event_is_refused, "an unmarked virtual LBR event is refused" },
-	{ release_is_a_loss, "a release is a loss" },
-	{ unmarked_event_works_alone, "an unmarked virtual LBR event works alone" },
-	{ returning_host_event_sees_nothing, "a host event that returns sees no guest record" },
+	{ flexible_host_event_wins, "a flexible host event wins, and sees no guest record" },
+	{ host_event_of_the_thread_wins, "a host event of the thread wins" },
+	{ host_event_runs_all_the_time, "a host event runs all the time" },
+	{ counters_never_notice, "the guest's counters never notice" },
+	{ two_events_of_a_thread, "two events of a thread take turns" },
+	{ unmarked_event_wins, "an unmarked virtual LBR event wins" },
+	{ release_saves, "a release saves the records" },
+	{ host_after_release_sees_nothing, "a host event after a release sees no guest record" },
+	{ host_recording_is_stopped, "recording in host mode is stopped" },
 	{ two_threads_do_not_mix, "guests in two threads do not see each other" },
 };
 
 static int __init guest_lbr_event_test_init(void)
 {
-	struct task_struct *thread;
-
 	cpu = num_online_cpus() - 1;
 	thread = start(thread_main, "guest_lbr_test");
 	if (IS_ERR(thread))
 		return PTR_ERR(thread);
 
 	in_thread(create_one);
-	if (IS_ERR(event)) {
+	if (IS_ERR(one.event)) {
 		kthread_stop(thread);
-		return PTR_ERR(event);
+		return PTR_ERR(one.event);
 	}
 	WRITE_ONCE(spin, true);
 	msleep(20);
@@ -481,12 +531,12 @@ static int __init guest_lbr_event_test_init(void)
 
 		wrong = one.wrong + two.wrong - wrong;
 		if (wrong)
-			pr_info("# %d records or calls were wrong\n", wrong);
+			pr_info("# %d values were wrong\n", wrong);
 		pr_info("%sok %d %s\n", good && !wrong ? "" : "not ", i + 1,
 			tests[i].name);
 	}
 
-	release(event);
+	release(&one.event);
 	kthread_stop(thread);
 	return 0;
 }
@@ -497,6 +547,6 @@ static void __exit guest_lbr_event_test_exit(void)
 }
 module_exit(guest_lbr_event_test_exit);
 
-MODULE_DESCRIPTION("Test of perf's guest LBR event");
+MODULE_DESCRIPTION("Test of perf's grant of the LBRs to guests");
 MODULE_LICENSE("GPL");
 MODULE_IMPORT_NS(GUEST_LBR);

@@ -11,19 +11,21 @@
 
 static int vcpu_create(struct kvm_vcpu *vcpu, void **priv) { return 0; }
 static void vcpu_free(void *priv) { }
-static void refresh(void *priv, __u32 enabled) { }
+static void refresh(void *priv, bool enabled) { }
 static void reset(void *priv) { }
-static __u32 is_valid_msr(void *priv, __u32 msr) { return 0; }
+static bool is_valid_msr(void *priv, __u32 msr) { return false; }
+static void debugctl_written(void *priv, __u64 data) { }
 static void deliver_pmi(void *priv, __u32 version) { }
-static void service(void *priv, __u32 new_slice) { }
-static void enter(void *priv, __u32 active) { }
+static void service(void *priv, bool new_slice) { }
+static void enter(void *priv) { }
+static void msr_filter_changed(void *priv) { }
 
-static int get_msr(void *priv, __u32 msr, __u64 *data, __u32 host_initiated)
+static int get_msr(void *priv, __u32 msr, __u64 *data, bool host_initiated)
 {
 	return 1;
 }
 
-static int set_msr(void *priv, __u32 msr, __u64 data, __u32 host_initiated)
+static int set_msr(void *priv, __u32 msr, __u64 data, bool host_initiated)
 {
 	return 1;
 }
@@ -39,9 +41,11 @@ static const struct kvm_vmx_lbr_ops good = {
 	.is_valid_msr = is_valid_msr,
 	.get_msr = get_msr,
 	.set_msr = set_msr,
+	.debugctl_written = debugctl_written,
 	.deliver_pmi = deliver_pmi,
 	.service = service,
 	.enter = enter,
+	.msr_filter_changed = msr_filter_changed,
 };
 
 static int test;
@@ -73,7 +77,7 @@ static int __init guest_lbr_register_test_init(void)
 {
 	struct kvm_vmx_lbr_ops ops = good;
 
-	pr_info("1..16\n");
+	pr_info("1..18\n");
 	result(!try(&good), "a complete provider is accepted");
 	result(!try(&good), "and again, when it has gone");
 
@@ -92,9 +96,11 @@ static int __init guest_lbr_register_test_init(void)
 	WITHOUT(is_valid_msr);
 	WITHOUT(get_msr);
 	WITHOUT(set_msr);
+	WITHOUT(debugctl_written);
 	WITHOUT(deliver_pmi);
 	WITHOUT(service);
 	WITHOUT(enter);
+	WITHOUT(msr_filter_changed);
 
 	ops = good;
 	if (!kvm_vmx_register_lbr_ops(&good)) {

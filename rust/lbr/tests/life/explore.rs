@@ -6,65 +6,84 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
-use super::world::{Action, Guest, World, CPUS, THREADS};
-use lbr::{Register, DEBUGCTL_FREEZE_LBRS_ON_PMI, DEBUGCTL_LBR};
+use lbr::Debugctl;
 
-const REGISTER: Register = Register::From(0);
+use super::perf::{CPUS, THREADS};
+use super::registers::{facility, FROM};
+use super::world::{Action, Guest, World};
 
-/// Everything that can happen on `cpus` to a vCPU that `threads` take turns to run.
-fn actions(cpus: usize, threads: usize) -> Vec<Action> {
-    let mut actions = vec![
-        Action::Tick,
-        Action::SetDebugctl { debugctl: 0 },
-        Action::SetDebugctl {
-            debugctl: DEBUGCTL_LBR,
-        },
-        Action::Reset,
-        Action::Refuse { refuse: true },
-        Action::Refuse { refuse: false },
-    ];
+const OFF: Debugctl = Debugctl::from_raw(0);
+
+/// What threads do on CPUs, and what the host does with them.
+fn scheduling(cpus: usize, threads: usize) -> Vec<Action> {
+    let mut actions = vec![Action::Tick];
     for cpu in 0..cpus {
         actions.extend([
-            Action::Pin { cpu },
-            Action::Unpin { cpu },
-            Action::Overwrite { cpu },
+            Action::HostComes { cpu },
+            Action::HostGoes { cpu },
+            Action::OtherGuest { cpu },
+            Action::DeepCState { cpu },
+            Action::Offline { cpu },
         ]);
         actions.extend((0..threads).map(|thread| Action::SchedIn { thread, cpu }));
     }
     for thread in 0..threads {
         actions.extend([
             Action::SchedOut { thread },
+            Action::Exit { thread },
             Action::Service { thread },
-            Action::Get {
-                thread,
-                register: REGISTER,
-            },
-            Action::Set {
-                thread,
-                register: REGISTER,
-                value: 1,
-            },
         ]);
-        let guest = [
-            Guest::Nothing,
-            Guest::Branch,
-            Guest::Read { register: REGISTER },
-            Guest::Write {
-                register: REGISTER,
-                value: 2,
-            },
-            Guest::WriteDebugctl { debugctl: 0 },
-            Guest::WriteDebugctl {
-                debugctl: DEBUGCTL_LBR,
-            },
-            Guest::WriteDebugctl {
-                debugctl: DEBUGCTL_LBR | DEBUGCTL_FREEZE_LBRS_ON_PMI,
-            },
-            Guest::VirtualPmi,
-            Guest::HostPmi,
-        ];
-        actions.extend(guest.map(|guest| Action::Run { thread, guest }));
     }
+    for refuse in [false, true] {
+        actions.push(Action::Refuse { refuse });
+    }
+    actions
+}
+
+/// What userspace does on a thread, and the guest while the thread runs it.
+fn wishes(thread: usize) -> Vec<Action> {
+    let mut actions = vec![
+        Action::Get { thread, msr: FROM },
+        Action::Set {
+            thread,
+            msr: FROM,
+            value: 1,
+        },
+        Action::Reset { thread },
+    ];
+    let mut guest = vec![
+        Guest::Nothing,
+        Guest::Branch,
+        Guest::VirtualPmi { version: 2 },
+        Guest::Debug,
+    ];
+    for debugctl in [OFF, Debugctl::LBR] {
+        actions.push(Action::SetDebugctl { thread, debugctl });
+        guest.push(Guest::EnterL2 { debugctl });
+        guest.push(Guest::ExitL2 { debugctl });
+    }
+    for debugctl in [
+        OFF,
+        Debugctl::LBR,
+        Debugctl::LBR | Debugctl::FREEZE_LBRS_ON_PMI,
+    ] {
+        guest.push(Guest::WriteDebugctl { debugctl });
+    }
+    for emulated in [false, true] {
+        guest.push(Guest::Read {
+            msr: FROM,
+            emulated,
+        });
+        guest.push(Guest::Write {
+            msr: FROM,
+            value: 2,
+            emulated,
+        });
+    }
+    for enabled in [false, true] {
+        actions.push(Action::Refresh { thread, enabled });
+    }
+    actions.extend(guest.into_iter().map(|guest| Action::Run { thread, guest }));
     actions
 }
 
@@ -74,17 +93,20 @@ fn key(world: &World) -> u64 {
     hasher.finish()
 }
 
-/// Walks all states that `actions` lead to, at least `expected` many.
+/// Walks all states that the actions lead to, at least `expected` many.
 fn explore(actions: &[Action], expected: usize) {
-    let start = World::new();
+    let start = World::new(facility());
     let mut seen = HashSet::from([key(&start)]);
     let mut todo = vec![start];
     while let Some(world) = todo.pop() {
         world.check_progress();
         for action in actions {
             let mut next = world.clone();
-            if next.step(*action) && seen.insert(key(&next)) {
-                todo.push(next);
+            if next.step(*action) {
+                next.forget();
+                if seen.insert(key(&next)) {
+                    todo.push(next);
+                }
             }
         }
     }
@@ -94,11 +116,18 @@ fn explore(actions: &[Action], expected: usize) {
 
 #[test]
 fn one_cpu() {
-    explore(&actions(1, 1), 10_000);
+    let mut actions = scheduling(1, 1);
+    actions.extend(wishes(0));
+    actions.extend([None, Some(FROM)].map(|denied| Action::Filter { denied }));
+    explore(&actions, 10_000);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn two_cpus_and_two_threads() {
-    explore(&actions(CPUS, THREADS), 1_000_000);
+    let mut actions = scheduling(CPUS, THREADS);
+    for thread in 0..THREADS {
+        actions.extend(wishes(thread));
+    }
+    explore(&actions, 1_000_000);
 }

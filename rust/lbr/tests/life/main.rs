@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The state machines, live in a small world, against a tiny reference.
+//! The life of a vCPU in a small world, against a reference of a few lines.
 
 mod explore;
+mod kvm;
+mod perf;
 mod random;
+mod reference;
+mod registers;
+mod rows;
+
 mod world;

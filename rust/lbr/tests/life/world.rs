@@ -1,24 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A small world around the two state machines: two CPUs with an LBR facility
-//! each, perf with its priorities, a vCPU that two threads take turns to run,
-//! and KVM as the contract header describes it. Beside it a reference of a few
-//! lines: what the guest would see on a CPU of its own.
+//! Two CPUs, and a vCPU that two threads take turns to run.
 //!
 //! [`World::step`] panics as soon as an invariant is broken.
 
-use lbr::{
-    Creation, Hardware, Machine, Records, Register, Saved, Service, DEBUGCTL_FREEZE_LBRS_ON_PMI,
-    DEBUGCTL_LBR,
-};
+use lbr::{Accessor, Debugctl, Facility, GeneralProtection, Lifecycle, State};
 
-pub(crate) const CPUS: usize = 2;
-pub(crate) const THREADS: usize = 2;
-
-/// What the host leaves in the records of a CPU that it uses.
-const HOST: u64 = 0xdead;
-/// What a branch of the guest leaves; a guest never writes it.
-pub(crate) const BRANCH: u64 = 3;
+use super::kvm::KvmSide;
+use super::perf::{OnCpu, PerfSide, VmEntry, THREADS};
+use super::reference::{Reference, BRANCH};
+use super::registers::{Registers, FROM};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Action {
@@ -30,15 +21,25 @@ pub(crate) enum Action {
     SchedOut {
         thread: usize,
     },
-    /// A host event pinned to the CPU comes, by IPI, or goes.
-    Pin {
+    /// A thread ends, and another takes its place.
+    Exit {
+        thread: usize,
+    },
+    /// An event of the host's that uses the LBRs comes or goes.
+    HostComes {
         cpu: usize,
     },
-    Unpin {
+    HostGoes {
         cpu: usize,
     },
-    /// A deep C-state, or a flexible host event, overwrites free hardware.
-    Overwrite {
+    /// Another guest is granted the LBRs.
+    OtherGuest {
+        cpu: usize,
+    },
+    DeepCState {
+        cpu: usize,
+    },
+    Offline {
         cpu: usize,
     },
     /// Time passes.
@@ -51,558 +52,403 @@ pub(crate) enum Action {
     Service {
         thread: usize,
     },
-    /// VM-entry, one thing that the guest does, VM-exit.
+    /// VM-Entry, one thing that the guest does, VM-Exit.
     Run {
         thread: usize,
         guest: Guest,
     },
-    /// Ioctls from a thread.
+    /// Ioctls of a thread, maybe not one that runs the vCPU.
     Get {
         thread: usize,
-        register: Register,
+        msr: u32,
     },
     Set {
         thread: usize,
-        register: Register,
+        msr: u32,
         value: u64,
     },
     SetDebugctl {
-        debugctl: u64,
+        thread: usize,
+        debugctl: Debugctl,
     },
-    Reset,
+    Refresh {
+        thread: usize,
+        enabled: bool,
+    },
+    Reset {
+        thread: usize,
+    },
+    Filter {
+        denied: Option<u32>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Guest {
     Branch,
+    /// RDMSR; `emulated` if it exits whatever the intercepts.
     Read {
-        register: Register,
+        msr: u32,
+        emulated: bool,
     },
     Write {
-        register: Register,
+        msr: u32,
         value: u64,
+        emulated: bool,
     },
     WriteDebugctl {
-        debugctl: u64,
+        debugctl: Debugctl,
     },
     /// KVM delivers a virtual PMI.
-    VirtualPmi,
-    /// A PMI of the host arrives in the guest, on a CPU with legacy freeze.
-    HostPmi,
+    VirtualPmi {
+        version: u32,
+    },
+    /// KVM delivers a debug exception.
+    Debug,
+    /// L1 enters L2.
+    EnterL2 {
+        debugctl: Debugctl,
+    },
+    /// L2 exits to L1, which has 0 then, or the entry fails late, and L1 what it had.
+    ExitL2 {
+        debugctl: Debugctl,
+    },
     /// Exits for another reason.
     Nothing,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum EventState {
-    Inactive,
-    Active(usize),
-    Error,
-}
-
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Event {
-    thread: usize,
-    state: EventState,
-    /// The CPU whose hardware still holds what it held at the last loss.
-    intact_on: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Published {
-    event: bool,
-    passthrough: bool,
-    attention: bool,
-}
-
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct World {
-    machine: Machine,
-    saved: Saved,
-    // KVM
-    vmcs_debugctl: u64,
-    intercepted: bool,
-    published: Published,
-    requested: bool,
-    new_slice: bool,
-    // perf and the hardware
-    event: Option<Event>,
-    refuse: bool,
-    pinned: [bool; CPUS],
-    cpu_of: [Option<usize>; THREADS],
-    hardware: [Records; CPUS],
-    now: u64,
-    // the reference
-    debugctl: u64,
-    records: Records,
-}
-
-struct Cpu<'a> {
-    cpu: usize,
-    records: &'a mut Records,
-}
-
-impl Hardware for Cpu<'_> {
-    fn cpu(&self) -> u32 {
-        self.cpu as u32
-    }
-    fn save(&mut self, records: &mut Records) {
-        records.clone_from(self.records);
-    }
-    fn load(&mut self, records: &Records) {
-        self.records.clone_from(records);
-    }
-    fn read(&mut self, register: Register) -> u64 {
-        self.records.get(register)
-    }
-    fn write(&mut self, register: Register, value: u64) {
-        self.records.set(register, value);
-    }
+    pub(crate) life: Lifecycle,
+    pub(crate) kvm: KvmSide,
+    pub(crate) perf: PerfSide,
+    reference: Reference,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
-        let mut machine = Machine::new();
-        machine.refresh(true);
+    /// Creates a world with a vCPU that has no LBR yet.
+    pub(crate) fn new(facility: Facility) -> Self {
         Self {
-            machine,
-            saved: Saved::RESET,
-            vmcs_debugctl: 0,
-            intercepted: true,
-            published: Published {
-                event: false,
-                passthrough: false,
-                attention: false,
-            },
-            requested: false,
-            new_slice: false,
-            event: None,
-            refuse: false,
-            pinned: [false; CPUS],
-            cpu_of: [None; THREADS],
-            hardware: [Records::ZERO; CPUS],
-            now: 0,
-            debugctl: 0,
-            records: Records::ZERO,
+            life: Lifecycle::new(facility),
+            kvm: KvmSide::new(),
+            perf: PerfSide::new(),
+            reference: Reference::new(),
         }
     }
 
     /// Does `action` if it is possible now, and checks every invariant.
     pub(crate) fn step(&mut self, action: Action) -> bool {
-        let possible = self.act(action);
+        self.forget();
+        let possible = self.act(action).is_some();
         if possible {
+            self.perf.poison();
             self.check();
         }
         possible
     }
 
-    fn act(&mut self, action: Action) -> bool {
+    /// Forgets what is known of the last step alone.
+    pub(crate) fn forget(&mut self) {
+        self.kvm.traces.clear();
+        self.kvm.flips = 0;
+        self.perf.trips = 0;
+    }
+
+    fn act(&mut self, action: Action) -> Option<()> {
         match action {
             Action::SchedIn { thread, cpu } => {
-                if self.cpu_of[thread].is_some() || self.cpu_of.contains(&Some(cpu)) {
-                    return false;
-                }
-                self.cpu_of[thread] = Some(cpu);
-                self.new_slice |= self.published.event;
-                self.schedule_event();
+                let free =
+                    self.perf.cpu_of[thread].is_none() && !self.perf.cpu_of.contains(&Some(cpu));
+                free.then(|| self.perf.sched_in(thread, cpu))?;
+                self.kvm.new_slice |= self.kvm.published.has_event;
             }
             Action::SchedOut { thread } => {
-                if self.cpu_of[thread].take().is_none() {
-                    return false;
-                }
-                if let Some(event) = self.event {
-                    if event.thread == thread && matches!(event.state, EventState::Active(_)) {
-                        self.take_away(EventState::Inactive);
-                    }
-                }
+                self.cpu(thread)?;
+                self.perf.sched_out(thread);
             }
-            Action::Pin { cpu } => {
-                if self.pinned[cpu] {
-                    return false;
-                }
-                if self.active_on() == Some(cpu) {
-                    self.take_away(EventState::Error);
-                }
-                self.pinned[cpu] = true;
-                self.overwrite(cpu);
+            Action::Exit { thread } => {
+                self.cpu(thread)?;
+                self.perf.exit(thread);
             }
-            Action::Unpin { cpu } => {
-                if !self.pinned[cpu] {
-                    return false;
-                }
-                self.pinned[cpu] = false;
+            Action::HostComes { cpu } => {
+                (!self.perf.host(cpu)).then(|| self.perf.host_comes(cpu))?;
             }
-            Action::Overwrite { cpu } => {
-                if self.active_on() == Some(cpu) {
-                    return false;
-                }
-                self.overwrite(cpu);
+            Action::HostGoes { cpu } => self.perf.host(cpu).then(|| self.perf.host_goes(cpu))?,
+            Action::OtherGuest { cpu } => {
+                (!self.perf.host(cpu)).then(|| self.perf.other_guest(cpu))?;
             }
-            Action::Tick => self.now ^= 1,
-            Action::Refuse { refuse } => {
-                if self.refuse == refuse {
-                    return false;
-                }
-                self.refuse = refuse;
+            Action::DeepCState { cpu } => {
+                let idle = !self.perf.cpu_of.contains(&Some(cpu));
+                idle.then(|| self.perf.deep_c_state(cpu))?;
             }
+            Action::Offline { cpu } => self.perf.offline(cpu),
+            Action::Tick => {
+                self.kvm.now ^= 1;
+                self.perf.refused = false;
+            }
+            Action::Refuse { refuse } => self.perf.refuse = refuse,
             Action::Service { thread } => {
-                if self.cpu_of[thread].is_none() || !(self.requested || self.new_slice) {
-                    return false;
+                self.cpu(thread)?;
+                if !(self.kvm.requested || self.kvm.new_slice) {
+                    return None;
                 }
                 self.service(thread);
             }
             Action::Run { thread, guest } => {
-                let Some(cpu) = self.cpu_of[thread] else {
-                    return false;
-                };
-                if self.requested || self.new_slice {
-                    return false;
+                let cpu = self.cpu(thread)?;
+                if self.kvm.requested || self.kvm.new_slice {
+                    return None;
                 }
-                self.enter(cpu);
-                self.guest(cpu, guest);
+                self.kvm.run = true;
+                self.enter(thread);
+                self.guest(thread, cpu, guest);
             }
-            Action::Get { thread, register } => {
-                if self.cpu_of[thread].is_none() {
-                    return false;
+            Action::Get { thread, msr } => {
+                self.cpu(thread)?;
+                self.life.is_valid_msr(msr).then_some(())?;
+                let got = self.read(thread, msr, Accessor::Userspace);
+                assert_eq!(got, self.truth(msr), "userspace reads {msr:#x}");
+            }
+            Action::Set { thread, msr, value } => {
+                self.cpu(thread)?;
+                self.life.is_valid_msr(msr).then_some(())?;
+                self.set(thread, msr, value, Accessor::Userspace);
+            }
+            Action::SetDebugctl { thread, debugctl } => {
+                self.cpu(thread)?;
+                self.write_debugctl(thread, debugctl);
+            }
+            Action::Refresh { thread, enabled } => {
+                self.cpu(thread)?;
+                if self.kvm.run || enabled == self.is_enabled() {
+                    return None;
                 }
-                let got = self.get(thread, register);
-                assert_eq!(
-                    got,
-                    self.records.get(register),
-                    "userspace reads {register:?}"
-                );
+                let (life, kvm, mut perf) = self.on(thread);
+                life.refresh(kvm, &mut perf, enabled);
+                self.reference.registers = Registers::ZERO;
             }
-            Action::Set {
-                thread,
-                register,
-                value,
-            } => {
-                if self.cpu_of[thread].is_none() {
-                    return false;
-                }
-                self.set(thread, register, value);
-                self.records.set(register, value);
+            Action::Reset { thread } => {
+                self.cpu(thread)?;
+                let (life, kvm, mut perf) = self.on(thread);
+                life.reset(kvm, &mut perf);
             }
-            Action::SetDebugctl { debugctl } => self.write_debugctl(debugctl),
-            Action::Reset => self.reset(),
+            Action::Filter { denied } => {
+                self.kvm.denied = denied;
+                self.life.msr_filter_changed(&mut self.kvm);
+            }
         }
-        true
+        Some(())
+    }
+
+    fn cpu(&self, thread: usize) -> Option<usize> {
+        self.perf.cpu_of[thread]
+    }
+
+    /// What an operation is given when a thread calls it.
+    fn on(&mut self, thread: usize) -> (&mut Lifecycle, &mut KvmSide, OnCpu<'_>) {
+        let perf = OnCpu {
+            thread,
+            cpu: self.cpu(thread).expect("a thread that runs"),
+            perf: &mut self.perf,
+        };
+        (&mut self.life, &mut self.kvm, perf)
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.life.state() != State::Disabled
+    }
+
+    fn truth(&self, msr: u32) -> Result<u64, GeneralProtection> {
+        Ok(self.reference.registers.get(msr))
     }
 
     fn check(&self) {
-        assert_eq!(
-            self.machine.shadow(self.vmcs_debugctl),
-            self.debugctl,
-            "DEBUGCTL as seen"
-        );
-        assert_eq!(self.machine.passthrough(), !self.intercepted);
-        assert_eq!(self.saved.is_held(), self.active_on().is_some());
-        if let Some(cpu) = self.active_on() {
-            assert!(!self.pinned[cpu], "the host always wins");
+        assert_eq!(self.kvm.debugctl.into_raw(), self.reference.debugctl);
+        assert_eq!(self.kvm.published.has_event, self.perf.has_event());
+        if let Some(cpu) = self.perf.granted() {
+            assert!(!self.perf.host(cpu), "the host always wins");
         }
     }
 
-    // perf
-
-    fn active_on(&self) -> Option<usize> {
-        match self.event?.state {
-            EventState::Active(cpu) => Some(cpu),
-            _ => None,
-        }
-    }
-
-    fn overwrite(&mut self, cpu: usize) {
-        for register in [Register::Select, Register::Tos, Register::From(0)] {
-            self.hardware[cpu].set(register, HOST);
-        }
-        if let Some(event) = &mut self.event {
-            event.intact_on = event.intact_on.filter(|intact| *intact != cpu);
-        }
-    }
-
-    fn take_away(&mut self, state: EventState) {
-        let cpu = self.active_on().expect("only an ACTIVE event loses");
-        self.saved.lost(&mut Cpu {
-            cpu,
-            records: &mut self.hardware[cpu],
-        });
-        let event = self.event.as_mut().expect("just looked");
-        event.state = state;
-        event.intact_on = Some(cpu);
-    }
-
-    fn schedule_event(&mut self) {
-        let Some(event) = &mut self.event else { return };
-        let Some(cpu) = self.cpu_of[event.thread] else {
-            return;
-        };
-        if event.state != EventState::Inactive {
-            return;
-        }
-        if self.pinned[cpu] {
-            event.state = EventState::Error;
-            return;
-        }
-        event.state = EventState::Active(cpu);
-        let intact = event.intact_on == Some(cpu);
-        self.saved.gained(
-            intact,
-            &mut Cpu {
-                cpu,
-                records: &mut self.hardware[cpu],
-            },
-        );
-    }
-
-    fn release(&mut self) {
-        if self.active_on().is_some() {
-            self.take_away(EventState::Inactive);
-        }
-        self.event = None;
-    }
-
-    // KVM and what rust/vcpu.rs does
-
-    fn publish(&mut self) {
-        self.published = Published {
-            event: self.event.is_some(),
-            passthrough: self.machine.passthrough(),
-            attention: self.machine.attention(),
-        };
-    }
+    // What KVM does
 
     fn service(&mut self, thread: usize) {
-        let new_slice = std::mem::take(&mut self.new_slice);
-        self.requested = false;
-        let ours = self.event.is_some_and(|event| event.thread == thread);
-        let held = self.saved.is_held();
-        let service = self
-            .machine
-            .service(new_slice, self.vmcs_debugctl, held, ours, self.now);
-        match service {
-            Service::Keep => {}
-            Service::Release => self.release(),
-            Service::Enable => {
-                let event = self.event.as_mut().expect("there is one to enable");
-                if event.state == EventState::Error {
-                    event.state = EventState::Inactive;
-                }
-                self.schedule_event();
-            }
-            Service::Create => {
-                self.release();
-                let creation = if self.refuse {
-                    Creation::Failed
-                } else {
-                    self.event = Some(Event {
-                        thread,
-                        state: EventState::Inactive,
-                        intact_on: None,
-                    });
-                    self.schedule_event();
-                    match self.saved.is_held() {
-                        true => Creation::Active,
-                        false => Creation::Inactive,
-                    }
-                };
-                self.machine.created(creation);
-            }
-        }
-        self.publish();
+        let new_slice = std::mem::take(&mut self.kvm.new_slice);
+        self.kvm.requested = false;
+        let (life, kvm, mut perf) = self.on(thread);
+        life.service(kvm, &mut perf, new_slice);
     }
 
-    fn enter(&mut self, cpu: usize) {
-        let active = self.published.event && self.active_on() == Some(cpu);
-        if active == self.published.passthrough && !self.published.attention {
-            return;
+    fn enter(&mut self, thread: usize) {
+        let published = self.kvm.published;
+        let granted = published.has_event && self.perf.granted() == self.cpu(thread);
+        if granted != published.passthrough || published.attention {
+            let (life, kvm, mut perf) = self.on(thread);
+            life.enter(kvm, &mut perf, &VmEntry);
         }
-        let settled = self.saved.settle(&mut Cpu {
-            cpu,
-            records: &mut self.hardware[cpu],
-        });
-        let vmcs_debugctl = self.vmcs_debugctl;
-        let entry = self
-            .machine
-            .enter(active && settled, self.now, || vmcs_debugctl);
-        if let Some(debugctl) = entry.vmcs_debugctl {
-            self.vmcs_debugctl = debugctl;
-        }
-        if let Some(intercept) = entry.intercept {
-            self.intercepted = intercept;
-        }
-        self.requested |= entry.request;
-        self.publish();
     }
 
-    fn guest(&mut self, cpu: usize, guest: Guest) {
-        let active = self.active_on() == Some(cpu);
-        assert!(
-            self.intercepted || active,
-            "passthrough without the facility"
-        );
-        let recording = self.vmcs_debugctl & DEBUGCTL_LBR != 0;
-        assert!(!recording || active, "recording without the facility");
-        if active {
-            assert!(!self.intercepted, "facility without passthrough");
-            assert_eq!(self.hardware[cpu], self.records, "what the guest can read");
+    pub(crate) fn read(
+        &mut self,
+        thread: usize,
+        msr: u32,
+        accessor: Accessor,
+    ) -> Result<u64, GeneralProtection> {
+        let (life, kvm, mut perf) = self.on(thread);
+        life.get_msr(kvm, &mut perf, msr, accessor)
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        thread: usize,
+        msr: u32,
+        value: u64,
+        accessor: Accessor,
+    ) -> Result<(), GeneralProtection> {
+        let (life, kvm, mut perf) = self.on(thread);
+        life.set_msr(kvm, &mut perf, msr, value, accessor)
+    }
+
+    fn set(&mut self, thread: usize, msr: u32, value: u64, accessor: Accessor) {
+        let done = self.write(thread, msr, value, accessor);
+        let taken = self.reference.write(msr, value);
+        assert_eq!(done.is_ok(), taken, "{msr:#x} is set to {value:#x}");
+    }
+
+    fn write_debugctl(&mut self, thread: usize, debugctl: Debugctl) {
+        self.kvm.debugctl = debugctl;
+        self.reference.debugctl = debugctl.into_raw();
+        let (life, kvm, mut perf) = self.on(thread);
+        life.debugctl_written(kvm, &mut perf, debugctl);
+    }
+
+    // What the guest does
+
+    fn guest(&mut self, thread: usize, cpu: usize, guest: Guest) {
+        let granted = self.perf.granted() == Some(cpu);
+        let recording = self.kvm.is_recording();
+        assert!(granted || !recording, "recording without the grant");
+        if granted {
+            assert!(self.kvm.passes_through(), "the grant without passthrough");
+        } else {
+            assert!(self.kvm.intercepts_all(), "passthrough without the grant");
+        }
+        self.reference.run(recording);
+        if granted {
+            let hardware = self.perf.hardware(cpu);
+            assert_eq!(*hardware, self.reference.registers, "what the guest reads");
+            assert!(!self.kvm.published.attention, "each VM-Entry is looked at");
+        } else if self.is_enabled() && self.reference.lbr() {
+            let free = self.perf.is_in(cpu) && !self.perf.host(cpu);
+            assert!(!free, "LBR is wanted and free, and not given");
         }
 
         match guest {
             Guest::Branch => {
                 if recording {
-                    self.hardware[cpu].set(Register::From(0), BRANCH);
+                    self.perf.hardware(cpu).set(FROM, BRANCH);
                 }
-                if active && self.debugctl & DEBUGCTL_LBR != 0 {
-                    self.records.set(Register::From(0), BRANCH);
-                }
+                self.reference.branch(recording);
             }
-            Guest::Read { register } => {
-                let got = if self.intercepted {
-                    self.machine.accessed();
-                    self.requested |= self.machine.wants_service();
-                    self.read(cpu, register)
+            Guest::Read { msr, emulated } => {
+                if self.kvm.denied == Some(msr) || !self.life.is_valid_msr(msr) {
+                    return;
+                }
+                let got = if emulated || self.kvm.is_intercepted(msr) {
+                    self.read(thread, msr, Accessor::Guest)
                 } else {
-                    self.hardware[cpu].get(register)
+                    Ok(self.perf.hardware(cpu).get(msr))
                 };
-                assert_eq!(got, self.records.get(register), "guest reads {register:?}");
+                assert_eq!(got, self.truth(msr), "the guest reads {msr:#x}");
             }
-            Guest::Write { register, value } => {
-                if self.intercepted {
-                    self.machine.accessed();
-                    self.requested |= self.machine.wants_service();
-                    self.write(cpu, register, value);
-                } else {
-                    self.hardware[cpu].set(register, value);
+            Guest::Write {
+                msr,
+                value,
+                emulated,
+            } => {
+                if self.kvm.denied == Some(msr) || !self.life.is_valid_msr(msr) {
+                    return;
                 }
-                self.records.set(register, value);
-            }
-            Guest::WriteDebugctl { debugctl } => self.write_debugctl(debugctl),
-            Guest::VirtualPmi => {
-                if let Some(debugctl) = self.machine.freeze(2, self.vmcs_debugctl) {
-                    self.vmcs_debugctl = debugctl;
-                }
-                if self.debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != 0 {
-                    self.debugctl &= !DEBUGCTL_LBR;
+                if emulated || self.kvm.is_intercepted(msr) {
+                    self.set(thread, msr, value, Accessor::Guest);
+                } else if self.reference.write(msr, value) {
+                    self.perf.hardware(cpu).set(msr, value);
                 }
             }
-            Guest::HostPmi => {
-                if recording && self.vmcs_debugctl & DEBUGCTL_FREEZE_LBRS_ON_PMI != 0 {
-                    self.vmcs_debugctl &= !DEBUGCTL_LBR;
-                    self.debugctl &= !DEBUGCTL_LBR;
+            Guest::WriteDebugctl { debugctl } => self.write_debugctl(thread, debugctl),
+            Guest::VirtualPmi { version } => {
+                self.life.deliver_pmi(&mut self.kvm, version);
+                if self.is_enabled() {
+                    self.reference.freeze(version);
                 }
+            }
+            Guest::Debug => {
+                self.reference.debug();
+                self.kvm.debugctl = Debugctl::from_raw(self.reference.debugctl);
+            }
+            Guest::EnterL2 { debugctl } => {
+                self.write_debugctl(thread, debugctl);
+                self.kvm.switched(debugctl);
+            }
+            Guest::ExitL2 { debugctl } => {
+                self.reference.debugctl = debugctl.into_raw();
+                self.kvm.switched(debugctl);
             }
             Guest::Nothing => {}
         }
     }
 
-    fn write_debugctl(&mut self, debugctl: u64) {
-        self.vmcs_debugctl = self.machine.set_shadow(debugctl);
-        self.requested |= self.machine.wants_service();
-        self.debugctl = debugctl;
-    }
-
-    fn reset(&mut self) {
-        self.release();
-        self.machine.released();
-        self.publish();
-    }
-
-    fn sync_if_stale(&mut self, cpu: usize) {
-        if !self.saved.is_stale(cpu as u32) {
-            return;
-        }
-        if let Some(cpu) = self.active_on() {
-            self.saved.sync(&mut Cpu {
-                cpu,
-                records: &mut self.hardware[cpu],
-            });
-        }
-    }
-
-    fn read(&mut self, cpu: usize, register: Register) -> u64 {
-        self.sync_if_stale(cpu);
-        self.saved.read(
-            register,
-            &mut Cpu {
-                cpu,
-                records: &mut self.hardware[cpu],
-            },
-        )
-    }
-
-    fn write(&mut self, cpu: usize, register: Register, value: u64) {
-        self.sync_if_stale(cpu);
-        self.saved.write(
-            register,
-            value,
-            &mut Cpu {
-                cpu,
-                records: &mut self.hardware[cpu],
-            },
-        );
-        self.machine.need_attention();
-        self.publish();
-    }
-
-    fn get(&mut self, thread: usize, register: Register) -> u64 {
-        self.read(self.cpu_of[thread].expect("a thread that runs"), register)
-    }
-
-    fn set(&mut self, thread: usize, register: Register, value: u64) {
-        let cpu = self.cpu_of[thread].expect("a thread that runs");
-        self.write(cpu, register, value);
-    }
-
     /// What must hold in the long run, from every state.
     pub(crate) fn check_progress(&self) {
         for thread in 0..THREADS {
-            let Some(cpu) = self.cpu_of[thread] else {
+            let Some(cpu) = self.cpu(thread) else {
                 continue;
             };
-            if self.debugctl & DEBUGCTL_LBR == 0 {
+            if self.reference.lbr() {
+                let possible = self.is_enabled() && !self.perf.host(cpu) && !self.perf.refuse;
+                assert!(
+                    !possible || self.clone().gets_passthrough(thread),
+                    "LBR is wanted and free, and never given: {self:?}"
+                );
+            } else {
                 assert!(
                     self.clone().lets_go(thread),
                     "LBR is unused and never released: {self:?}"
                 );
-            } else if !self.pinned[cpu] && !self.refuse {
-                assert!(
-                    self.clone().gets_passthrough(thread),
-                    "LBR is wanted and free, and never given: {self:?}"
-                );
             }
         }
     }
 
-    /// Runs the vCPU, with time passing, and returns whether it gets or keeps
-    /// passthrough.
+    fn run(&mut self, thread: usize) {
+        self.act(Action::Service { thread });
+        self.act(Action::Run {
+            thread,
+            guest: Guest::Nothing,
+        })
+        .expect("a vCPU that can run");
+    }
+
+    /// Runs the vCPU while time passes, since perf may have refused an event at either of
+    /// the two times that there are, and twice each: the first VM-Entry may find an event
+    /// of another thread.
     fn gets_passthrough(mut self, thread: usize) -> bool {
         for _ in 0..3 {
             self.act(Action::Tick);
-            // A request that is left over, and one that the entry makes.
-            for _ in 0..2 {
-                self.act(Action::Service { thread });
-                self.act(Action::Run {
-                    thread,
-                    guest: Guest::Nothing,
-                });
-            }
+            self.run(thread);
+            self.run(thread);
         }
-        !self.intercepted
+        self.kvm.is_recording()
     }
 
-    /// Returns whether the event is gone after slices that do not use it: one
-    /// may make an old request, one satisfies it, one must be seen unused.
+    /// Returns whether the event is gone after slices that do not use it: one may make an
+    /// old request, one satisfies it, one must be seen unused.
     fn lets_go(mut self, thread: usize) -> bool {
-        let cpu = self.cpu_of[thread].expect("a thread that runs");
+        let cpu = self.cpu(thread).expect("a thread that runs");
         for _ in 0..4 {
             self.act(Action::SchedOut { thread });
             self.act(Action::SchedIn { thread, cpu });
-            self.act(Action::Service { thread });
-            self.act(Action::Run {
-                thread,
-                guest: Guest::Nothing,
-            });
+            self.run(thread);
         }
-        self.event.is_none()
+        !self.perf.has_event() && self.kvm.intercepts_all()
     }
 }
