@@ -13,11 +13,13 @@
 //! * [`vcpu`]: its vCPUs;
 //! * [`thread`]: a vCPU on a thread of its own;
 //! * [`stats`]: how often a vCPU exited;
-//! * [`perf`]: the host's own use of the LBR, and tracepoints.
+//! * [`perf`]: the host's own use of the LBR, and tracepoints;
+//! * [`module`]: guest_lbr.ko.
 
 pub mod guest;
 pub mod host;
 pub mod ktap;
+pub mod module;
 pub mod msr;
 pub mod perf;
 pub mod stats;

@@ -6,38 +6,19 @@ use anyhow::{bail, ensure, Context, Result};
 use kvm_selftests::guest::{Symbol, GP};
 use kvm_selftests::host::{module_loaded, parameter, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::module;
 use kvm_selftests::msr::{self, Geometry};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 use nix::errno::Errno;
-use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
-use std::fs::File;
-
-fn load(host: &Host) -> Result<()> {
-    let file = File::open(&host.module)
-        .with_context(|| format!("{} cannot be opened; use --module", host.module.display()))?;
-    finit_module(&file, c"", ModuleInitFlags::empty()).context("loading guest_lbr failed")
-}
-
-fn unload() -> Result<(), Errno> {
-    delete_module(c"guest_lbr", DeleteModuleFlags::O_NONBLOCK)
-}
 
 fn expect_busy(when: &str) -> Result<()> {
-    match unload() {
+    match module::unload() {
         Err(Errno::EWOULDBLOCK) => Ok(()),
         Ok(()) => bail!("guest_lbr can be unloaded {when}"),
         Err(errno) => bail!("unloading {when} fails with {errno}, not EWOULDBLOCK"),
     }
-}
-
-/// Starts without the module; fails if that cannot be.
-fn without_module() -> Result<()> {
-    if module_loaded() {
-        unload().context("guest_lbr is in use; end the VMs of this host first")?;
-    }
-    Ok(())
 }
 
 fn off() -> bool {
@@ -75,14 +56,14 @@ fn for_new_vms(host: &Host) -> Result<Verdict> {
     if !off() {
         return skip("needs kvm_intel.lbr=off");
     }
-    without_module()?;
+    module::absent()?;
     ensure!(
         host.perf_capabilities()? & msr::LBR_FMT == 0,
         "LBR_FMT is offered without the module"
     );
     let older = Vm::new(host)?;
     let mut older_vcpu = older.vcpu(0)?;
-    load(host)?;
+    module::load(host)?;
     let with_lbr = host.perf_capabilities()?;
     ensure!(
         with_lbr & msr::LBR_FMT != 0,
@@ -99,15 +80,15 @@ fn for_new_vms(host: &Host) -> Result<Verdict> {
     thread.run(move |vcpu| expect_records(lbr, vcpu))?;
     expect_no_lbr(&mut older_vcpu, with_lbr)?;
     drop((newer, newer_vcpu, thread));
-    unload().context("unloading beside the older VM")?;
+    module::unload().context("unloading beside the older VM")?;
     expect_no_lbr(&mut older_vcpu, with_lbr)?;
     PASS
 }
 
 /// Unloading is refused from the creation of a VM to its end.
 fn busy_while_in_use(host: &Host) -> Result<Verdict> {
-    without_module()?;
-    load(host)?;
+    module::absent()?;
+    module::load(host)?;
     let vm = Vm::new(host)?;
     expect_busy("while there is a VM without vCPU")?;
     let mut vcpu = vm.vcpu(0)?;
@@ -120,19 +101,19 @@ fn busy_while_in_use(host: &Host) -> Result<Verdict> {
     drop(vm);
     expect_busy("while there is another VM")?;
     drop(other);
-    unload().context("unloading after the last VM")?;
+    module::unload().context("unloading after the last VM")?;
     PASS
 }
 
 /// Loading again and again leaves nothing behind.
 fn again(host: &Host) -> Result<Verdict> {
-    without_module()?;
+    module::absent()?;
     for _ in 0..5 {
-        load(host)?;
+        module::load(host)?;
         let vm = Vm::new(host)?;
         expect_records(host.lbr()?, &mut vm.vcpu(0)?)?;
         drop(vm);
-        unload().context("unloading")?;
+        module::unload().context("unloading")?;
         ensure!(!module_loaded(), "the module is still there");
     }
     PASS
@@ -140,17 +121,16 @@ fn again(host: &Host) -> Result<Verdict> {
 
 /// A second provider is refused, and what is there stays.
 fn twice(host: &Host) -> Result<Verdict> {
-    without_module()?;
-    load(host)?;
-    let file = File::open(&host.module)?;
+    module::absent()?;
+    module::load(host)?;
     ensure!(
-        finit_module(&file, c"", ModuleInitFlags::empty()) == Err(Errno::EEXIST),
+        module::try_load(host)? == Err(Errno::EEXIST),
         "the module can be loaded twice"
     );
     let vm = Vm::new(host)?;
     expect_records(host.lbr()?, &mut vm.vcpu(0)?)?;
     drop(vm);
-    unload().context("unloading")?;
+    module::unload().context("unloading")?;
     PASS
 }
 
