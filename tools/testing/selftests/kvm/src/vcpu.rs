@@ -162,6 +162,20 @@ impl Vcpu {
         Snapshot::new(&values?).context("no LBR registers")
     }
 
+    /// Has the guest write all LBR registers.
+    pub fn write_snapshot(&mut self, lbr: Geometry, snapshot: &Snapshot) -> Result<()> {
+        let commands: Vec<_> = lbr
+            .registers()
+            .into_iter()
+            .zip(snapshot.values())
+            .map(|(msr, value)| Command::Wrmsr(msr, value))
+            .collect();
+        for outcome in self.run(&commands)? {
+            outcome?;
+        }
+        Ok(())
+    }
+
     /// Reads an MSR by KVM_GET_MSRS; `None` is an error.
     pub fn get_msr(&self, msr: u32) -> Result<Option<u64>> {
         let mut msrs = Msrs::from_entries(&[kvm_msr_entry {

@@ -330,15 +330,7 @@ fn set_get_after_run(host: &Host) -> Result<Verdict> {
 fn guest_writes_userspace_reads(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     let written = Snapshot::pattern(lbr, 5);
-    let commands: Vec<_> = lbr
-        .registers()
-        .into_iter()
-        .zip(written.values())
-        .map(|(msr, value)| Command::Wrmsr(msr, value))
-        .collect();
-    for outcome in vcpu.run(&commands)? {
-        outcome?;
-    }
+    vcpu.write_snapshot(lbr, &written)?;
     written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     written.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     PASS

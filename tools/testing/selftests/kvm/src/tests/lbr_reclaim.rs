@@ -174,15 +174,7 @@ fn written_meanwhile(host: &Host) -> Result<Verdict> {
     vcpu.set_snapshot(lbr, &by_userspace)?;
     by_userspace.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     let by_guest = Snapshot::pattern(lbr, 2);
-    let writes: Vec<_> = lbr
-        .registers()
-        .into_iter()
-        .zip(by_guest.values())
-        .map(|(register, value)| Command::Wrmsr(register, value))
-        .collect();
-    for outcome in vcpu.run(&writes)? {
-        outcome?;
-    }
+    vcpu.write_snapshot(lbr, &by_guest)?;
     by_guest.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     samples.extend(profile(&mut event)?);
     expect_host_only(&samples, &vcpu)?;

@@ -55,19 +55,6 @@ impl Setup {
     }
 }
 
-fn write(vcpu: &mut Vcpu, lbr: Geometry, values: &Snapshot) -> Result<()> {
-    let writes: Vec<_> = lbr
-        .registers()
-        .into_iter()
-        .zip(values.values())
-        .map(|(register, value)| Command::Wrmsr(register, value))
-        .collect();
-    for outcome in vcpu.run(&writes)? {
-        outcome?;
-    }
-    Ok(())
-}
-
 /// What the guest wrote, holes included.
 fn written(host: &Host) -> Result<Verdict> {
     let mut setup = setup(host)?;
@@ -76,7 +63,7 @@ fn written(host: &Host) -> Result<Verdict> {
     // The first access is intercepted; the writes go to the hardware.
     setup.vcpu.guest_snapshot(lbr)?;
     setup.vcpu.expect_passthrough(lbr)?;
-    write(&mut setup.vcpu, lbr, &values)?;
+    setup.vcpu.write_snapshot(lbr, &values)?;
     ensure!(setup.idle(ROUNDS)?, "not released");
     values.expect_same(&setup.vcpu.host_snapshot(lbr)?, lbr)?;
     let mut owned = TraceCount::start("guest_lbr_owned", &[setup.cpu])?;

@@ -164,15 +164,7 @@ fn there_and_back(host: &Host) -> Result<Verdict> {
         pin_to(cpu)?;
         before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
         vcpu.expect_passthrough(lbr)?;
-        let writes: Vec<_> = lbr
-            .registers()
-            .into_iter()
-            .zip(values.values())
-            .map(|(register, value)| Command::Wrmsr(register, value))
-            .collect();
-        for outcome in vcpu.run(&writes)? {
-            outcome?;
-        }
+        vcpu.write_snapshot(lbr, &values)?;
         values.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     }
     PASS
