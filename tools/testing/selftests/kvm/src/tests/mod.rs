@@ -8,6 +8,7 @@ mod harness;
 mod lbr_filter;
 mod lbr_freeze;
 mod lbr_isolation;
+mod lbr_leak;
 mod lbr_msrs;
 mod lbr_passthrough;
 mod lbr_reclaim;
@@ -36,6 +37,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_reclaim", Action::Test(lbr_reclaim::suite)),
     ("lbr_release", Action::Test(lbr_release::suite)),
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
+    ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
     ("msr_list", Action::Print(msr_list::print)),
 ];
