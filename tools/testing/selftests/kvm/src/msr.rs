@@ -43,6 +43,10 @@ pub const GLOBAL_CTRL: u32 = 0x38f;
 /// (OS, USR), with an interrupt on overflow (INT) and enabled (EN).
 pub const BRANCHES_RETIRED_WITH_PMI: u64 = 0xc4 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 22;
 
+/// PERFEVTSEL: "instructions retired", counted at every privilege level (OS, USR)
+/// and enabled (EN).
+pub const INSTRUCTIONS_RETIRED: u64 = 0xc0 | 1 << 16 | 1 << 17 | 1 << 22;
+
 /// PERFEVTSEL: the code that perf gives to the event by which a guest has the LBR,
 /// at every privilege level (OS, USR) and enabled (EN). It means nothing to the
 /// hardware.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The host's own use of the LBR, through perf; and tracepoints, counted.
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use perf_event::data::Record;
 use perf_event::events::{Hardware, Tracepoint};
 use perf_event::{Builder, Counter, SampleBranchFlag, SampleFlag, Sampler};
@@ -13,8 +13,7 @@ pub const PERIOD: u64 = 20_011;
 /// Bytes of the ring that samples are read from.
 const RING: usize = 1 << 18;
 
-/// A branch-stack event on one CPU, whatever runs there, as of
-/// `perf record -b -C cpu`.
+/// An event of the host's that samples branch stacks, as of `perf record -b`.
 pub struct HostLbr {
     sampler: Sampler,
 }
@@ -29,33 +28,44 @@ pub struct Samples {
 }
 
 impl HostLbr {
-    /// Opens an event pinned to the CPU, which takes the LBR from everybody.
+    /// Opens a branch-stack event on one CPU, whatever runs there, to which perf
+    /// never prefers another (`-b -C cpu -e EVENT:D`).
     pub fn pinned(cpu: usize) -> Result<Self> {
-        Self::open(cpu, true, PERIOD)
+        Self::start(branch_stacks(PERIOD).any_pid().one_cpu(cpu).pinned(true))
     }
 
-    /// Opens an event that has to wait for pinned ones, with so many branches
-    /// from sample to sample.
+    /// Opens a branch-stack event on one CPU, with so many branches from sample
+    /// to sample (`-b -C cpu`).
     pub fn flexible(cpu: usize, period: u64) -> Result<Self> {
-        Self::open(cpu, false, period)
+        Self::start(branch_stacks(period).any_pid().one_cpu(cpu))
     }
 
-    fn open(cpu: usize, pinned: bool, period: u64) -> Result<Self> {
-        let mut sampler = Builder::new(Hardware::BRANCH_INSTRUCTIONS)
-            .any_pid()
-            .one_cpu(cpu)
-            .pinned(pinned)
-            .exclude_kernel(false)
-            .exclude_hv(false)
-            .sample_period(period)
-            .sample(SampleFlag::IP | SampleFlag::BRANCH_STACK)
-            .branch_sample_type(SampleBranchFlag::ANY)
+    /// Opens a branch-stack event of the calling thread (`-b -t thread`).
+    pub fn of_this_thread(period: u64) -> Result<Self> {
+        Self::start(branch_stacks(period).observe_self().any_cpu())
+    }
+
+    fn start(builder: &Builder<'_>) -> Result<Self> {
+        let mut sampler = builder
             .build()
-            .with_context(|| format!("perf_event_open for branch stacks on CPU {cpu}"))?
+            .context("perf_event_open")?
             .sampled(RING)
             .context("the event's ring cannot be mapped")?;
         sampler.enable().context("PERF_EVENT_IOC_ENABLE")?;
         Ok(Self { sampler })
+    }
+
+    /// Returns for how many percent of the time in which it should the event ran.
+    pub fn percent(&mut self) -> Result<f64> {
+        let data = self
+            .sampler
+            .read_full()
+            .context("the event cannot be read")?;
+        let enabled = data.time_enabled().context("no time_enabled")?;
+        let running = data.time_running().context("no time_running")?;
+        println!("# the host's event ran {running:?} of {enabled:?}");
+        ensure!(!enabled.is_zero(), "the event was never enabled");
+        Ok(100.0 * running.as_secs_f64() / enabled.as_secs_f64())
     }
 
     /// Returns the samples since the last call.
@@ -75,6 +85,24 @@ impl HostLbr {
         }
         Ok(samples)
     }
+}
+
+fn branches<'a>(period: u64) -> Builder<'a> {
+    let mut builder = Builder::new(Hardware::BRANCH_INSTRUCTIONS);
+    builder
+        .exclude_kernel(false)
+        .exclude_hv(false)
+        .sample_period(period);
+    builder
+}
+
+fn branch_stacks<'a>(period: u64) -> Builder<'a> {
+    let mut builder = branches(period);
+    // The crate cannot parse a record that ends with an empty stack, hence WEIGHT.
+    builder
+        .sample(SampleFlag::IP | SampleFlag::BRANCH_STACK | SampleFlag::WEIGHT)
+        .branch_sample_type(SampleBranchFlag::ANY);
+    builder
 }
 
 impl Samples {

@@ -7,6 +7,7 @@ use kvm_selftests::ktap::Suite;
 mod harness;
 mod lbr_filter;
 mod lbr_freeze;
+mod lbr_host_events;
 mod lbr_isolation;
 mod lbr_leak;
 mod lbr_msrs;
@@ -38,6 +39,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_release", Action::Test(lbr_release::suite)),
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
+    ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
     ("msr_list", Action::Print(msr_list::print)),
 ];
