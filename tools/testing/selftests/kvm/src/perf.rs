@@ -13,7 +13,8 @@ pub const PERIOD: u64 = 20_011;
 /// Bytes of the ring that samples are read from.
 const RING: usize = 1 << 18;
 
-/// An event of the host's that samples branch stacks, as of `perf record -b`.
+/// An event of the host's that samples, with branch stacks, as of
+/// `perf record -b`, or without.
 pub struct HostLbr {
     sampler: Sampler,
 }
@@ -43,6 +44,18 @@ impl HostLbr {
     /// Opens a branch-stack event of the calling thread (`-b -t thread`).
     pub fn of_this_thread(period: u64) -> Result<Self> {
         Self::start(branch_stacks(period).observe_self().any_cpu())
+    }
+
+    /// Opens an event on one CPU that samples branches of guests only, without
+    /// their stacks.
+    pub fn of_guests(cpu: usize, period: u64) -> Result<Self> {
+        Self::start(
+            branches(period)
+                .any_pid()
+                .one_cpu(cpu)
+                .exclude_host(true)
+                .sample(SampleFlag::IP),
+        )
     }
 
     fn start(builder: &Builder<'_>) -> Result<Self> {
