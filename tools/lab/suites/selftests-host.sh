@@ -4,7 +4,7 @@
 
 load_kvm lbr=off
 load_guest_lbr
-for name in reclaim host_events release isolation; do
+for name in reclaim host_events host_debugctl release isolation; do
 	subtests "lbr_$name" /selftests/kvm-selftests "lbr_$name" --provider guest_lbr
 done
 check "the module is unloaded after the tests" rmmod guest_lbr

@@ -14,9 +14,11 @@
 //! * [`thread`]: a vCPU on a thread of its own;
 //! * [`stats`]: how often a vCPU exited;
 //! * [`perf`]: the host's own use of the LBR, and tracepoints;
+//! * [`hardware`]: the host's MSRs, behind the kernel's back;
 //! * [`module`]: guest_lbr.ko.
 
 pub mod guest;
+pub mod hardware;
 pub mod host;
 pub mod ktap;
 pub mod module;

@@ -7,6 +7,7 @@ use kvm_selftests::ktap::Suite;
 mod harness;
 mod lbr_filter;
 mod lbr_freeze;
+mod lbr_host_debugctl;
 mod lbr_host_events;
 mod lbr_isolation;
 mod lbr_leak;
@@ -40,6 +41,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
+    ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
     ("msr_list", Action::Print(msr_list::print)),
 ];
