@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * All code that runs inside a guest, position independent, copied to guest
- * memory as it is.  Ring 0, 64-bit, interrupts off unless said otherwise.
+ * The code that runs inside a guest, position independent, copied to guest
+ * memory as it is.  Ring 0, 64-bit, interrupts off unless said otherwise.  It goes
+ * on in guest_debug.S and ends in guest_end.S.
  *
  * r15 always points to the vCPU's block (struct layout in guest.rs).  The
  * interpreter walks the commands there: r14 is the current one, r13 receives
@@ -27,6 +28,10 @@ guest_start:
 	.set BLOCK_PMI_DEBUGCTL, 0x08
 	.set BLOCK_FAULT_VECTOR, 0x10
 	.set BLOCK_FAULT_RIP,	0x18
+	.set BLOCK_NOTE_VECTOR,	0x20
+	.set BLOCK_NOTE_DEBUGCTL, 0x28
+	.set BLOCK_NOTE_COUNT,	0x30
+	.set BLOCK_SPARE,	0x38
 	.set BLOCK_COMMANDS,	0x1000
 
 	.macro write_msr msr, low
@@ -273,33 +278,3 @@ guest_wait_pmi_end:
 	write_msr MSR_GLOBAL_CTRL, 0
 	mov	rax, r8
 	ret
-
-	.globl guest_end
-guest_end:
-
-	/*
-	 * For the host: { kind, from, to } of guest_mixed in the order taken,
-	 * addresses relative to guest_start.  The kind is the bit of LBR_SELECT
-	 * that suppresses it.
-	 */
-	.macro kind bit, from, to
-	.quad	\bit, \from - guest_start, \to - guest_start
-	.endm
-	.p2align 3
-	.globl guest_kinds
-guest_kinds:
-	.set ud_stub, guest_exceptions + 16 * 6
-	kind	7, .Ljmp, .Ljmp_target
-	kind	2, .Ljcc, .Lcall_rel
-	kind	3, .Lcall_rel, .Lrel_target
-	kind	5, .Lret1, .Lcall_ind
-	kind	4, .Lcall_ind, .Lind_target
-	kind	5, .Lret2, .Ljmp_ind
-	kind	6, .Ljmp_ind, .Ljmp_ind_target
-	kind	8, .Lfar, ud_stub
-	kind	7, (ud_stub + 4), .Lexception
-	kind	2, .Lskip_ud2, .Lskip
-	kind	8, .Liret, .Lafter
-	.globl guest_kinds_end
-guest_kinds_end:
-	.previous

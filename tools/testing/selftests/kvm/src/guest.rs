@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What runs inside a guest, and how it is told what to do.
 //!
-//! The code is `guest.S`. A vCPU has a block of guest memory with a list of
+//! The code is in `guest*.S`. A vCPU has a block of guest memory with a list of
 //! [`Command`]s; it obeys them one by one and exits. Everything is at a fixed
 //! offset from the VM's base, see [`crate::vm`].
 
@@ -9,12 +9,20 @@ use std::fmt;
 
 use vm_memory::ByteValued;
 
-core::arch::global_asm!(include_str!("guest.S"), options(raw));
+core::arch::global_asm!(
+    include_str!("guest.S"),
+    include_str!("guest_debug.S"),
+    include_str!("guest_end.S"),
+    options(raw)
+);
 
 /// Offset of the vCPU's own block: what the handlers report.
 pub(crate) const BLOCK_PMI_DEBUGCTL: u64 = 0x08;
 pub(crate) const BLOCK_FAULT_VECTOR: u64 = 0x10;
 pub(crate) const BLOCK_FAULT_RIP: u64 = 0x18;
+pub(crate) const BLOCK_NOTE_VECTOR: u64 = 0x20;
+pub(crate) const BLOCK_NOTE_DEBUGCTL: u64 = 0x28;
+pub(crate) const BLOCK_NOTE_COUNT: u64 = 0x30;
 pub(crate) const BLOCK_COMMANDS: u64 = 0x1000;
 /// Size of a block; the stack is at its end.
 pub(crate) const BLOCK_SIZE: u64 = 0x1_0000;
@@ -86,6 +94,40 @@ symbols! {
     WaitPmiLoop = guest_wait_pmi_loop,
     /// The end of its loop.
     WaitPmiEnd = guest_wait_pmi_end,
+    /// The handler that notes a #DB.
+    NoteDb = guest_note_db,
+    /// The handler that notes a #BP.
+    NoteBp = guest_note_bp,
+    /// The handler that notes a #PF.
+    NotePf = guest_note_pf,
+    /// Routine: record a jump, then INT1.
+    Icebp = guest_icebp,
+    /// Its jump.
+    IcebpMark = guest_icebp_mark,
+    /// Routine: record a jump that is executed with RFLAGS.TF set.
+    SingleStep = guest_single_step,
+    /// Its jump.
+    SingleStepMark = guest_single_step_mark,
+    /// Routine: record a jump, then write to where a breakpoint is.
+    DataBreakpoint = guest_data_breakpoint,
+    /// Its jump.
+    DataBreakpointMark = guest_data_breakpoint_mark,
+    /// Routine: record a jump, then execute where a breakpoint is.
+    CodeBreakpoint = guest_code_breakpoint,
+    /// Its jump.
+    CodeBreakpointMark = guest_code_breakpoint_mark,
+    /// Routine: record a jump, then INT3.
+    Int3 = guest_int3,
+    /// Its jump.
+    Int3Mark = guest_int3_mark,
+    /// Its INT3.
+    Int3At = guest_int3_at,
+    /// Routine: record a jump, then read where no memory is.
+    PageFault = guest_page_fault,
+    /// Its jump.
+    PageFaultMark = guest_page_fault_mark,
+    /// Its read.
+    PageFaultAt = guest_page_fault_at,
     /// Behind the last byte of the code.
     End = guest_end,
     /// The table of the branches of `Mixed`.

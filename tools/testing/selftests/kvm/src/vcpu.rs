@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
-use kvm_bindings::{kvm_msr_entry, Msrs};
+use kvm_bindings::{kvm_guest_debug, kvm_msr_entry, Msrs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
@@ -17,6 +17,8 @@ use crate::vm::{CODE, SIZE};
 
 /// How many exits may be counted in a short run that the guest did not cause.
 pub const EXIT_NOISE: u64 = 50;
+
+const DB_VECTOR: u8 = 1;
 
 fn many_reads(lbr: Geometry) -> Vec<Command> {
     lbr.registers()
@@ -34,6 +36,17 @@ pub enum Stop {
     Done,
     /// A routine yielded; [`Vcpu::resume`] goes on.
     Yield,
+}
+
+/// What an exception's handler found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The vector.
+    pub vector: u64,
+    /// DEBUGCTL.
+    pub debugctl: u64,
+    /// How many exceptions there were so far.
+    pub count: u64,
 }
 
 /// A vCPU.
@@ -74,6 +87,48 @@ impl Vcpu {
     /// Returns DEBUGCTL as the PMI handler found it.
     pub fn debugctl_at_pmi(&self) -> Result<u64> {
         self.peek(guest::BLOCK_PMI_DEBUGCTL)
+    }
+
+    /// Returns the last exception that the guest noted and how many there were,
+    /// see [`crate::vm::Vm::note_exceptions`].
+    pub fn note(&self) -> Result<Note> {
+        Ok(Note {
+            vector: self.peek(guest::BLOCK_NOTE_VECTOR)?,
+            debugctl: self.peek(guest::BLOCK_NOTE_DEBUGCTL)?,
+            count: self.peek(guest::BLOCK_NOTE_COUNT)?,
+        })
+    }
+
+    /// Has a #DB injected at the next KVM_RUN, as a VMM does that restores a
+    /// vCPU (KVM_SET_VCPU_EVENTS).
+    pub fn restore_db(&self) -> Result<()> {
+        let mut events = self.fd.get_vcpu_events().context("KVM_GET_VCPU_EVENTS")?;
+        events.exception.injected = 1;
+        events.exception.nr = DB_VECTOR;
+        events.exception.has_error_code = 0;
+        self.fd
+            .set_vcpu_events(&events)
+            .context("KVM_SET_VCPU_EVENTS")
+    }
+
+    /// Has the host debug the guest, with these KVM_GUESTDBG flags, or 0 to end
+    /// that.
+    pub fn debug(&self, control: u32) -> Result<()> {
+        let debug = kvm_guest_debug {
+            control,
+            ..Default::default()
+        };
+        self.fd
+            .set_guest_debug(&debug)
+            .context("KVM_SET_GUEST_DEBUG")
+    }
+
+    /// Enters the guest until a debug exit; returns its address.
+    pub fn run_to_debug_exit(&mut self) -> Result<u64> {
+        match self.fd.run().context("KVM_RUN")? {
+            VcpuExit::Debug(exit) => Ok(exit.pc),
+            other => bail!("unexpected exit {other:?}"),
+        }
     }
 
     fn peek(&self, offset: u64) -> Result<u64> {

@@ -81,29 +81,34 @@ impl Vm {
         Ok(vm)
     }
 
+    fn write(&self, address: u64, value: u64) -> Result<()> {
+        self.memory
+            .as_volatile_slice()
+            .write_obj(value, address as usize)
+            .context("guest memory")
+    }
+
+    /// Has a vector's handler at an offset into the code.
+    fn gate(&self, vector: u64, offset: u64) -> Result<()> {
+        let handler = self.base + CODE + offset;
+        let low = (handler & 0xffff) | u64::from(SELECTOR_CODE) << 16 | 0x8e00 << 32;
+        self.write(IDT + 16 * vector, low | (handler & 0xffff_0000) << 32)?;
+        self.write(IDT + 16 * vector + 8, handler >> 32)
+    }
+
     fn load(&self) -> Result<()> {
-        let write = |address: u64, value: u64| {
-            self.memory
-                .as_volatile_slice()
-                .write_obj(value, address as usize)
-        };
+        let write = |address, value| self.write(address, value);
         let index = |shift: u32| 8 * ((self.base >> shift) & 0x1ff);
         write(PML4 + index(39), PDPT | PAGE_PRESENT_WRITABLE)?;
         write(PDPT + index(30), PD | PAGE_PRESENT_WRITABLE)?;
         write(PD + index(21), PAGE_LARGE | PAGE_PRESENT_WRITABLE)?;
         write(GDT + u64::from(SELECTOR_CODE), GDT_CODE)?;
         write(GDT + u64::from(SELECTOR_DATA), GDT_DATA)?;
-        let gate = |vector: u64, offset: u64| {
-            let handler = self.base + CODE + offset;
-            let low = (handler & 0xffff) | u64::from(SELECTOR_CODE) << 16 | 0x8e00 << 32;
-            write(IDT + 16 * vector, low | (handler & 0xffff_0000) << 32)?;
-            write(IDT + 16 * vector + 8, handler >> 32)
-        };
         for vector in 0..32 {
-            gate(vector, Symbol::Exceptions.offset() + 16 * vector)?;
+            self.gate(vector, Symbol::Exceptions.offset() + 16 * vector)?;
         }
-        gate(2, Symbol::Pmi.offset())?;
-        gate(u64::from(guest::PMI_VECTOR), Symbol::Pmi.offset())?;
+        self.gate(2, Symbol::Pmi.offset())?;
+        self.gate(u64::from(guest::PMI_VECTOR), Symbol::Pmi.offset())?;
         self.memory
             .as_volatile_slice()
             .write_slice(guest::image(), CODE as usize)
@@ -167,6 +172,19 @@ impl Vm {
             ..Default::default()
         })?;
         Ok(Vcpu::new(fd, Arc::clone(&self.memory), self.base, block))
+    }
+
+    /// Lets the guest note #DB, #BP and #PF, see [`Vcpu::note`], instead of
+    /// skipping or reporting them.
+    pub fn note_exceptions(&self) -> Result<()> {
+        for (vector, handler) in [
+            (1, Symbol::NoteDb),
+            (3, Symbol::NoteBp),
+            (14, Symbol::NotePf),
+        ] {
+            self.gate(vector, handler.offset())?;
+        }
+        Ok(())
     }
 
     /// Denies the guest the accesses `flags` to these MSRs; an empty list

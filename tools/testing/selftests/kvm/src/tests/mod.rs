@@ -5,6 +5,7 @@ use anyhow::Result;
 use kvm_selftests::ktap::Suite;
 
 mod harness;
+mod lbr_debug;
 mod lbr_filter;
 mod lbr_freeze;
 mod lbr_host_debugctl;
@@ -39,6 +40,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_reclaim", Action::Test(lbr_reclaim::suite)),
     ("lbr_release", Action::Test(lbr_release::suite)),
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
+    ("lbr_debug", Action::Test(lbr_debug::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),

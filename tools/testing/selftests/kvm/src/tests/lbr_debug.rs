@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! #DB stops recording before the guest's handler runs, so that a debugger finds
+//! the branches before it. Other exceptions are recorded, and recording goes on.
+
+use anyhow::{ensure, Result};
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SINGLESTEP};
+use kvm_selftests::guest::{Command, Symbol, JUMP_STRIDE};
+use kvm_selftests::host::Host;
+use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Branch, Geometry, DEBUGCTL_LBR};
+use kvm_selftests::vcpu::{Note, Stop, Vcpu};
+use kvm_selftests::vm::Vm;
+
+/// How often each exception is raised.
+const ROUNDS: u64 = 100;
+/// The vectors.
+const DB: u64 = 1;
+const BP: u64 = 3;
+const PF: u64 = 14;
+
+fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
+    let vm = Vm::new(host)?;
+    vm.note_exceptions()?;
+    let vcpu = vm.vcpu(0)?;
+    Ok((vm, vcpu, host.lbr()?))
+}
+
+/// What the handlers found, and what was recorded.
+#[derive(Default)]
+struct Found {
+    /// How often DEBUGCTL was not what it should be.
+    debugctl: usize,
+    /// How often the newest record was not the one that it should be.
+    newest: usize,
+    /// One that it was instead.
+    instead: Option<Branch>,
+}
+
+impl Found {
+    /// Looks at the last exception.
+    fn add(
+        &mut self,
+        vcpu: &mut Vcpu,
+        lbr: Geometry,
+        expected: Note,
+        newest: Branch,
+    ) -> Result<()> {
+        let note = vcpu.note()?;
+        ensure!(
+            note.vector == expected.vector && note.count == expected.count,
+            "the guest noted {note:x?} and not {expected:x?}"
+        );
+        self.debugctl += usize::from(note.debugctl != expected.debugctl);
+        let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
+        if branches[0] != newest {
+            self.newest += 1;
+            self.instead = Some(branches[0]);
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, debugctl: u64, newest: Branch) -> Result<Verdict> {
+        let Self { instead, .. } = self;
+        ensure!(
+            self.debugctl == 0 && self.newest == 0,
+            "in {} of {ROUNDS} rounds the handler found another DEBUGCTL than {debugctl:#x}, in {} \
+             another newest record than {newest}{}",
+            self.debugctl,
+            self.newest,
+            instead.map_or(String::new(), |branch| format!(", {branch}"))
+        );
+        PASS
+    }
+}
+
+/// A #DB that the guest raises itself, after a jump.
+fn stops(host: &Host, routine: Symbol, jump: Symbol) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = start(host)?;
+    let from = vcpu.address(jump);
+    let jump = Branch {
+        from,
+        to: from + JUMP_STRIDE,
+    };
+    raised(&mut vcpu, lbr, routine, DB, 0, jump)
+}
+
+/// Another exception than #DB.
+fn goes_on(
+    host: &Host,
+    routine: Symbol,
+    at: Symbol,
+    vector: u64,
+    handler: Symbol,
+) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = start(host)?;
+    let delivery = Branch {
+        from: vcpu.address(at),
+        to: vcpu.address(handler),
+    };
+    raised(&mut vcpu, lbr, routine, vector, DEBUGCTL_LBR, delivery)
+}
+
+fn raised(
+    vcpu: &mut Vcpu,
+    lbr: Geometry,
+    routine: Symbol,
+    vector: u64,
+    debugctl: u64,
+    newest: Branch,
+) -> Result<Verdict> {
+    let mut found = Found::default();
+    for count in 1..=ROUNDS {
+        vcpu.call(routine, 0)?;
+        let expected = Note {
+            vector,
+            debugctl,
+            count,
+        };
+        found.add(vcpu, lbr, expected, newest)?;
+    }
+    found.verdict(debugctl, newest)
+}
+
+/// A #DB that userspace injects, while the guest records.
+fn injected(host: &Host, inject: fn(&Vcpu) -> Result<()>) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = start(host)?;
+    let newest = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr)[0];
+    let mut found = Found::default();
+    for count in 1..=ROUNDS {
+        let stop = vcpu.start(&[Command::Call(Symbol::JumpsOn, 0)])?;
+        ensure!(stop == Stop::Yield, "the guest did not yield");
+        inject(&vcpu)?;
+        ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
+        let expected = Note {
+            vector: DB,
+            debugctl: 0,
+            count,
+        };
+        found.add(&mut vcpu, lbr, expected, newest)?;
+        vcpu.debug(0)?;
+    }
+    found.verdict(0, newest)
+}
+
+/// A debugger of the host's that steps through the guest: the guest records on.
+fn host_steps(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = start(host)?;
+    let stop = vcpu.start(&[Command::Call(Symbol::JumpsOn, 0)])?;
+    ensure!(stop == Stop::Yield, "the guest did not yield");
+    let jumps = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr);
+    vcpu.debug(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)?;
+    let mut last = 0;
+    for _ in 0..3 {
+        // The exit's OUT, RET, and what is behind the call.
+        last = vcpu.run_to_debug_exit()?;
+    }
+    vcpu.debug(0)?;
+    ensure!(
+        vcpu.get_msr(msr::DEBUGCTL)? == Some(DEBUGCTL_LBR),
+        "DEBUGCTL.LBR got lost by the host's steps"
+    );
+    let branches = vcpu.host_snapshot(lbr)?.branches(lbr);
+    ensure!(
+        branches[0] != jumps[0] && branches[1] == jumps[0],
+        "stepped to {last:#x}; the newest records are {} and {}",
+        branches[0],
+        branches[1]
+    );
+    ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
+    let note = vcpu.note()?;
+    ensure!(note.count == 0, "the guest saw the host's steps, {note:x?}");
+    PASS
+}
+
+/// Returns the cases.
+pub(crate) fn suite() -> Suite {
+    const LOSES: &str = "a record is lost whenever the vCPU is scheduled out";
+    const STAYS: &str = "upstream leaves DEBUGCTL.LBR set, and records the delivery";
+    let mut suite = Suite::new();
+    for (name, routine, jump) in [
+        ("icebp", Symbol::Icebp, Symbol::IcebpMark),
+        ("single_step", Symbol::SingleStep, Symbol::SingleStepMark),
+        (
+            "data_breakpoint",
+            Symbol::DataBreakpoint,
+            Symbol::DataBreakpointMark,
+        ),
+        (
+            "code_breakpoint",
+            Symbol::CodeBreakpoint,
+            Symbol::CodeBreakpointMark,
+        ),
+    ] {
+        suite
+            .case(format!("{name}_stops"), move |host| {
+                stops(host, routine, jump)
+            })
+            .builtin_fails(STAYS);
+    }
+    suite
+        .case("int3_goes_on", |host| {
+            goes_on(host, Symbol::Int3, Symbol::Int3At, BP, Symbol::NoteBp)
+        })
+        .builtin_fails(LOSES)
+        .case("page_fault_goes_on", |host| {
+            let (at, handler) = (Symbol::PageFaultAt, Symbol::NotePf);
+            goes_on(host, Symbol::PageFault, at, PF, handler)
+        })
+        .builtin_fails(LOSES)
+        .case("restored_db_stops", |host| injected(host, Vcpu::restore_db))
+        .builtin_fails(STAYS)
+        .case("debugger_injects_db", |host| {
+            injected(host, |vcpu| {
+                vcpu.debug(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB)
+            })
+        })
+        .builtin_fails(STAYS)
+        .case("host_steps_unseen", host_steps);
+    suite
+}
