@@ -69,6 +69,14 @@ impl Vcpu {
         }
     }
 
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    pub(crate) fn block(&self) -> u64 {
+        self.block
+    }
+
     /// Returns the linear address of a place in the code.
     pub fn address(&self, symbol: Symbol) -> u64 {
         self.base + CODE + symbol.offset()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{ensure, Context, Result};
 use kvm_bindings::{
-    kvm_regs, kvm_segment, kvm_userspace_memory_region, CpuId, KVM_MAX_CPUID_ENTRIES,
-    KVM_MP_STATE_RUNNABLE,
+    kvm_enable_cap, kvm_regs, kvm_segment, kvm_userspace_memory_region, CpuId,
+    KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, KVM_PMU_CAP_DISABLE,
 };
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -127,8 +127,22 @@ impl Vm {
 
     /// Creates a vCPU with a CPUID of the test's choice.
     pub fn vcpu_with_cpuid(&self, id: u64, cpuid: &CpuId) -> Result<Vcpu> {
+        let vcpu = self.bare_vcpu(id)?;
+        self.set_up(&vcpu, cpuid)?;
+        Ok(vcpu)
+    }
+
+    /// Creates a vCPU as it comes from KVM, without any CPUID.
+    pub fn bare_vcpu(&self, id: u64) -> Result<Vcpu> {
         ensure!(id < MAX_VCPUS, "a VM here has at most {MAX_VCPUS} vCPUs");
         let fd = self.fd.create_vcpu(id).context("KVM_CREATE_VCPU")?;
+        let block = BLOCKS + id * guest::BLOCK_SIZE;
+        Ok(Vcpu::new(fd, Arc::clone(&self.memory), self.base, block))
+    }
+
+    /// Gives a bare vCPU its CPUID and puts it at the start of the guest's code.
+    pub fn set_up(&self, vcpu: &Vcpu, cpuid: &CpuId) -> Result<()> {
+        let fd = vcpu.fd();
         fd.set_cpuid2(cpuid).context("KVM_SET_CPUID2")?;
         let mut sregs = fd.get_sregs()?;
         let data = kvm_segment {
@@ -163,15 +177,27 @@ impl Vm {
         let mut mp_state = fd.get_mp_state()?;
         mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
         fd.set_mp_state(mp_state)?;
-        let block = BLOCKS + id * guest::BLOCK_SIZE;
+        let block = self.base + vcpu.block();
         fd.set_regs(&kvm_regs {
             rip: self.base + CODE + Symbol::Entry.offset(),
-            rsp: self.base + block + guest::BLOCK_SIZE,
-            r15: self.base + block,
+            rsp: block + guest::BLOCK_SIZE,
+            r15: block,
             rflags: 2,
             ..Default::default()
         })?;
-        Ok(Vcpu::new(fd, Arc::clone(&self.memory), self.base, block))
+        Ok(())
+    }
+
+    /// Takes the virtual PMU from all vCPUs that are created from now on.
+    pub fn disable_pmu(&self) -> Result<()> {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            ..Default::default()
+        };
+        cap.args[0] = u64::from(KVM_PMU_CAP_DISABLE);
+        self.fd
+            .enable_cap(&cap)
+            .context("KVM_ENABLE_CAP of KVM_CAP_PMU_CAPABILITY")
     }
 
     /// Lets the guest note #DB, #BP and #PF, see [`Vcpu::note`], instead of

@@ -143,20 +143,6 @@ fn format_zero_turns_off(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn userspace_debugctl_without_lbr(host: &Host) -> Result<Verdict> {
-    let (_vm, vcpu, _) = vcpu(host)?;
-    let caps = host.perf_capabilities()?;
-    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
-    for bit in [msr::DEBUGCTL_LBR, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI] {
-        ensure!(
-            !vcpu.set_msr(msr::DEBUGCTL, bit)?,
-            "userspace sets DEBUGCTL bit {bit:#x} without LBR"
-        );
-    }
-    vcpu.must_set_msr(msr::DEBUGCTL, 0)?;
-    PASS
-}
-
 fn format_host_turns_on(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     let caps = host.perf_capabilities()?;
@@ -374,12 +360,7 @@ pub(crate) fn suite() -> Suite {
         .case("format_zero_turns_off", format_zero_turns_off)
         .case("format_host_turns_on", format_host_turns_on)
         .case("other_formats_refused", other_formats)
-        .case("other_model_refused", other_model)
-        .case(
-            "userspace_debugctl_without_lbr_refused",
-            userspace_debugctl_without_lbr,
-        )
-        .builtin_fails("accepted, and guest branches land in the host's records");
+        .case("other_model_refused", other_model);
     for row in BEYOND {
         suite.case(format!("beyond_depth_{}", row.name), |host| {
             beyond_depth(host, row)

@@ -16,6 +16,7 @@ mod lbr_msrs;
 mod lbr_passthrough;
 mod lbr_reclaim;
 mod lbr_release;
+mod lbr_state_order;
 mod lbr_threads;
 mod lbr_unload;
 mod msr_list;
@@ -41,6 +42,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_release", Action::Test(lbr_release::suite)),
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
     ("lbr_debug", Action::Test(lbr_debug::suite)),
+    ("lbr_state_order", Action::Test(lbr_state_order::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),
