@@ -68,6 +68,11 @@ impl HostLbr {
         Ok(Self { sampler })
     }
 
+    /// Takes no more samples.
+    pub fn stop(&mut self) -> Result<()> {
+        self.sampler.disable().context("PERF_EVENT_IOC_DISABLE")
+    }
+
     /// Returns for how many percent of the time in which it should the event ran.
     pub fn percent(&mut self) -> Result<f64> {
         let data = self

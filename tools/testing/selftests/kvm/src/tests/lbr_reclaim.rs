@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The host takes the LBR from a running guest by an event pinned to the CPU:
-//! both sides keep what is theirs, and the guest gets it back.
+//! The host takes the LBR from a guest by any branch-stack event: both sides keep
+//! what is theirs, a gap in the guest's recording shows as a gap, and the guest gets
+//! the LBR back with the next VM-entry.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,23 @@ use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::{Stop, Vcpu};
 use kvm_selftests::vm::Vm;
 
-/// How long the host profiles, and how long the guest may take to get the LBR
-/// back.
+/// How long the host profiles.
 const HOST_PROFILES: Duration = Duration::from_millis(30);
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How many exits a guest may take that has the LBR back.
+const EXITS: u64 = 2;
+/// LBR_SELECT: suppress indirect jumps, of which the guest's routines take none.
+const NO_INDIRECT_JUMPS: u64 = 1 << 6;
+
+/// Opens an event of the host's on a CPU, or of the calling thread.
+type Open = fn(usize) -> Result<HostLbr>;
+
+fn flexible(cpu: usize) -> Result<HostLbr> {
+    HostLbr::flexible(cpu, PERIOD)
+}
+
+fn of_thread(_cpu: usize) -> Result<HostLbr> {
+    HostLbr::of_this_thread(PERIOD)
+}
 
 /// Takes branches on the host for a while; returns the samples of them.
 fn profile(event: &mut HostLbr) -> Result<Samples> {
@@ -47,18 +61,15 @@ fn expect_host_only(samples: &Samples, vcpu: &Vcpu) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the guest's accesses are passed through again.
-fn await_return(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match vcpu.expect_passthrough(lbr) {
-            Err(error) if Instant::now() > end => {
-                return Err(error.context(format!("{PATIENCE:?} after the host let go")));
-            }
-            Err(_) => {}
-            Ok(()) => return Ok(()),
-        }
-    }
+/// Fails unless the guest's accesses are passed through again at once.
+fn expect_return(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
+    let reads: Vec<_> = lbr.registers().into_iter().map(Command::Rdmsr).collect();
+    let exits = vcpu.exits_of(&reads)?;
+    ensure!(
+        exits <= EXITS,
+        "{exits} exits by reading LBR registers after the host let go"
+    );
+    Ok(())
 }
 
 fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry, usize)> {
@@ -70,13 +81,13 @@ fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry, usize)> {
 }
 
 /// Taken while recording is off: all registers stay as they are.
-fn idle(host: &Host) -> Result<Verdict> {
+fn idle(host: &Host, open: Open) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     vcpu.call(Symbol::Jumps, 0)?;
     vcpu.expect_passthrough(lbr)?;
     let before = vcpu.guest_snapshot(lbr)?;
 
-    let mut event = HostLbr::pinned(cpu)?;
+    let mut event = open(cpu)?;
     let mut samples = profile(&mut event)?;
     before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
@@ -85,7 +96,7 @@ fn idle(host: &Host) -> Result<Verdict> {
     expect_host_only(&samples, &vcpu)?;
 
     drop(event);
-    await_return(&mut vcpu, lbr)?;
+    expect_return(&mut vcpu, lbr)?;
     before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     expect_records_again(&mut vcpu, lbr)
@@ -99,12 +110,13 @@ fn expect_records_again(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Verdict> {
     PASS
 }
 
-/// Taken while recording is on: the guest still reads DEBUGCTL.LBR as 1, nothing
-/// is recorded, and recording goes on when the LBR is back.
-fn recording(host: &Host) -> Result<Verdict> {
+/// Taken while recording is on: the guest still reads DEBUGCTL.LBR as 1, finds no
+/// record, and recording goes on when the LBR is back.
+fn recording(host: &Host, open: Open) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     let expected = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr);
     let spin = Command::Call(Symbol::Spin, 10_000);
+    vcpu.wrmsr(msr::LBR_SELECT, NO_INDIRECT_JUMPS)??;
     let stop = vcpu.start(&[
         Command::Call(Symbol::JumpsOn, 0),
         spin,
@@ -117,8 +129,9 @@ fn recording(host: &Host) -> Result<Verdict> {
         "userspace sees other records than the guest's jumps"
     );
 
-    let mut event = HostLbr::pinned(cpu)?;
+    let mut event = open(cpu)?;
     let mut samples = profile(&mut event)?;
+    before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
     let outcomes = vcpu.outcomes(3)?;
     ensure!(
@@ -130,37 +143,71 @@ fn recording(host: &Host) -> Result<Verdict> {
         vcpu.get_msr(msr::DEBUGCTL)? == Some(msr::DEBUGCTL_LBR),
         "userspace reads DEBUGCTL.LBR as clear"
     );
-    before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
-    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    expect_empty(&vcpu.host_snapshot(lbr)?)?;
+    expect_empty(&vcpu.guest_snapshot(lbr)?)?;
     samples.extend(profile(&mut event)?);
+    vcpu.run(&[spin])?;
+    expect_empty(&vcpu.guest_snapshot(lbr)?)?;
     expect_host_only(&samples, &vcpu)?;
 
     drop(event);
-    let end = Instant::now() + PATIENCE;
-    while vcpu.host_snapshot(lbr)? == before {
-        ensure!(
-            Instant::now() < end,
-            "nothing recorded {PATIENCE:?} after the host let go"
-        );
-        vcpu.run(&[spin])?;
-    }
+    vcpu.run(&[spin])?;
     ensure!(
         vcpu.rdmsr(msr::DEBUGCTL)? == Ok(msr::DEBUGCTL_LBR),
         "DEBUGCTL.LBR got lost"
     );
-    expect_own(&vcpu, &vcpu.host_snapshot(lbr)?, lbr)?;
-    vcpu.wrmsr(msr::DEBUGCTL, 0)??;
-    expect_records_again(&mut vcpu, lbr)
-}
-
-fn expect_own(vcpu: &Vcpu, seen: &Snapshot, lbr: Geometry) -> Result<()> {
+    let seen = vcpu.host_snapshot(lbr)?;
+    ensure!(
+        seen.select == NO_INDIRECT_JUMPS,
+        "LBR_SELECT is {:#x}",
+        seen.select
+    );
     for branch in seen.branches(lbr) {
         ensure!(
             vcpu.owns(branch.from) && vcpu.owns(branch.to),
             "the guest sees {branch}"
         );
     }
+    vcpu.wrmsr(msr::DEBUGCTL, 0)??;
+    expect_records_again(&mut vcpu, lbr)
+}
+
+/// Fails if there is a record in the gap.
+fn expect_empty(seen: &Snapshot) -> Result<()> {
+    let left = seen.records.iter().filter(|value| **value != 0).count();
+    ensure!(
+        left == 0,
+        "{left} of the records' registers are not 0 while the host has the LBR"
+    );
+    ensure!(
+        seen.select == NO_INDIRECT_JUMPS,
+        "LBR_SELECT is {:#x} while the host has the LBR",
+        seen.select
+    );
     Ok(())
+}
+
+/// Records that the guest has stopped are kept, however often the host comes and
+/// goes, and whether or not the guest runs meanwhile.
+fn coming_and_going(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
+    vcpu.call(Symbol::Jumps, 0)?;
+    let before = vcpu.guest_snapshot(lbr)?;
+    for round in 0..4 {
+        for open in [HostLbr::pinned as Open, flexible, of_thread] {
+            let event = open(cpu)?;
+            if round & 1 != 0 {
+                vcpu.call(Symbol::Spin, 10_000)?;
+            }
+            drop(event);
+            if round & 2 != 0 {
+                vcpu.call(Symbol::Spin, 10_000)?;
+            }
+            before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+        }
+        before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    }
+    expect_records_again(&mut vcpu, lbr)
 }
 
 /// What the guest and userspace write while the host has the LBR is there when
@@ -179,7 +226,7 @@ fn written_meanwhile(host: &Host) -> Result<Verdict> {
     samples.extend(profile(&mut event)?);
     expect_host_only(&samples, &vcpu)?;
     drop(event);
-    await_return(&mut vcpu, lbr)?;
+    expect_return(&mut vcpu, lbr)?;
     by_guest.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     PASS
 }
@@ -197,7 +244,7 @@ fn host_was_first(host: &Host) -> Result<Verdict> {
     samples.extend(profile(&mut event)?);
     expect_host_only(&samples, &vcpu)?;
     drop(event);
-    await_return(&mut vcpu, lbr)?;
+    expect_return(&mut vcpu, lbr)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     expect_records_again(&mut vcpu, lbr)
 }
@@ -212,23 +259,6 @@ fn host_was_before(host: &Host) -> Result<Verdict> {
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     vcpu.expect_passthrough(lbr)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
-    PASS
-}
-
-/// A flexible host event does not take the LBR from a guest.
-fn flexible_waits(host: &Host) -> Result<Verdict> {
-    let (_vm, mut vcpu, lbr, cpu) = start(host)?;
-    vcpu.call(Symbol::Jumps, 0)?;
-    let before = vcpu.guest_snapshot(lbr)?;
-    let mut event = HostLbr::flexible(cpu, PERIOD)?;
-    vcpu.expect_passthrough(lbr)?;
-    before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
-    for branch in event.drain()?.branches {
-        ensure!(
-            !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
-            "the host recorded the guest's {branch}"
-        );
-    }
     PASS
 }
 
@@ -265,7 +295,13 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
     let samples = event.drain()?;
     let vcpu = thread.vcpu()?;
     expect_host_only(&samples, &vcpu)?;
-    expect_own(&vcpu, &vcpu.host_snapshot(lbr)?, lbr)?;
+    for branch in vcpu.host_snapshot(lbr)?.branches(lbr) {
+        let own = |address| address == 0 || vcpu.owns(address);
+        ensure!(
+            own(branch.from) && own(branch.to),
+            "the guest sees {branch}"
+        );
+    }
     PASS
 }
 
@@ -273,10 +309,21 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
 pub(crate) fn suite() -> Suite {
     const BOTH: &str = "guest and host use the LBR at the same time";
     let mut suite = Suite::new();
+    for (name, open) in [
+        ("pinned", HostLbr::pinned as Open),
+        ("flexible", flexible),
+        ("thread", of_thread),
+    ] {
+        suite
+            .case(format!("idle_{name}"), move |host| idle(host, open))
+            .builtin_fails(BOTH)
+            .case(format!("recording_{name}"), move |host| {
+                recording(host, open)
+            })
+            .builtin_fails(BOTH);
+    }
     suite
-        .case("idle", idle)
-        .builtin_fails(BOTH)
-        .case("recording", recording)
+        .case("coming_and_going", coming_and_going)
         .builtin_fails(BOTH)
         .case("written_meanwhile", written_meanwhile)
         .builtin_fails(BOTH)
@@ -284,7 +331,6 @@ pub(crate) fn suite() -> Suite {
         .builtin_fails(BOTH)
         .case("host_was_before", host_was_before)
         .builtin_fails("LBR_TOS keeps the host's value")
-        .case("flexible_waits", flexible_waits)
         .case("by_ipi", by_ipi)
         .builtin_fails(BOTH);
     suite
