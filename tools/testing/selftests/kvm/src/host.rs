@@ -158,6 +158,23 @@ pub fn pin_to(cpu: usize) -> Result<()> {
         .with_context(|| format!("this thread cannot be pinned to CPU {cpu}"))
 }
 
+/// Returns how many function call interrupts a CPU has got so far.
+pub fn function_calls(cpu: usize) -> Result<u64> {
+    let all = fs::read_to_string("/proc/interrupts").context("/proc/interrupts")?;
+    let mut lines = all.lines();
+    let column = lines
+        .next()
+        .and_then(|head| {
+            let name = format!("CPU{cpu}");
+            head.split_whitespace().position(|cpu| cpu == name)
+        })
+        .with_context(|| format!("/proc/interrupts has no CPU {cpu}"))?;
+    lines
+        .find_map(|line| line.trim_start().strip_prefix("CAL:"))
+        .and_then(|counts| counts.split_whitespace().nth(column)?.parse().ok())
+        .context("/proc/interrupts has no function call interrupts")
+}
+
 fn online_file(cpu: usize) -> PathBuf {
     format!("/sys/devices/system/cpu/cpu{cpu}/online").into()
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
-use kvm_selftests::host::{can_offline, pin_to, Host, Offline};
+use kvm_selftests::host::{can_offline, function_calls, pin_to, Host, Offline};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
 use kvm_selftests::thread::VcpuThread;
@@ -12,6 +12,11 @@ use kvm_selftests::vm::Vm;
 
 /// LBR_SELECT: suppress branches that end in ring 0.
 const CPL_EQ_0: u64 = 1 << 0;
+/// Where a second VM is.
+const OTHER_BASE: u64 = 0x2000_0000_0000;
+/// How many interrupts reading all registers may cost. The timer and others may send
+/// one, too.
+const TRIPS: u64 = 3;
 
 /// The vCPU's CPU and ours: the same, or two.
 fn pair(host: &Host, two: bool) -> Result<Option<(usize, usize)>> {
@@ -200,10 +205,69 @@ fn cpu_offlined(host: &Host) -> Result<Verdict> {
     PASS
 }
 
+/// One thread runs two vCPUs, each for a while: both record and have their registers
+/// passed through.
+fn two_vcpus_on_one_thread(host: &Host, same_vm: bool) -> Result<Verdict> {
+    pin_to(host.cpu()?)?;
+    let lbr = host.lbr()?;
+    let vms = [Vm::new(host)?, Vm::at(host, OTHER_BASE)?];
+    let mut vcpus = match same_vm {
+        true => [vms[0].vcpu(0)?, vms[0].vcpu(1)?],
+        false => [vms[0].vcpu(0)?, vms[1].vcpu(0)?],
+    };
+    let mut before = [Snapshot::empty(lbr), Snapshot::empty(lbr)];
+    for round in 0..4 {
+        for (index, (vcpu, before)) in vcpus.iter_mut().zip(&mut before).enumerate() {
+            before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+            vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+            let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+            vcpu.call(Symbol::Jumps, 0)?;
+            let seen = vcpu.guest_snapshot(lbr)?;
+            ensure!(
+                seen.branches(lbr) == expected,
+                "round {round}: the guest's newest record is {}",
+                seen.branches(lbr)[0]
+            );
+            vcpu.expect_passthrough(lbr)?;
+            *before = Snapshot::pattern(lbr, 2 * round + index as u64);
+            vcpu.write_snapshot(lbr, before)?;
+        }
+    }
+    PASS
+}
+
+/// Userspace reads all registers of a vCPU that is on another CPU: one interrupt
+/// there brings them all.
+fn one_trip(host: &Host) -> Result<Verdict> {
+    let Some((theirs, ours)) = host.two_cpus() else {
+        return skip("needs two CPUs");
+    };
+    pin_to(ours)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, theirs)?;
+    for _ in 0..3 {
+        let before = thread.run(move |vcpu| use_here(vcpu, lbr))?;
+        let vcpu = thread.vcpu()?;
+        let interrupts = function_calls(theirs)?;
+        let seen = vcpu.host_snapshot(lbr)?;
+        let interrupts = function_calls(theirs)? - interrupts;
+        before.expect_same(&seen, lbr)?;
+        println!("# {interrupts} function call interrupts");
+        ensure!(
+            (1..=TRIPS).contains(&interrupts),
+            "{interrupts} function call interrupts by reading {} registers",
+            seen.values().len()
+        );
+    }
+    PASS
+}
+
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const DUMMY: &str = "reads 0 and drops writes on any other thread";
     const CALLER: &str = "its event belongs to the thread of the ioctl";
+    const ONE_EVENT: &str = "perf has room for one of its events";
     let mut suite = Suite::new();
     suite
         .case("get_and_set_same_cpu", |host| get_and_set(host, false))
@@ -225,6 +289,16 @@ pub(crate) fn suite() -> Suite {
         .case("there_and_back", there_and_back)
         .builtin_fails("TOS and SELECT are those of the other CPU")
         .case("cpu_offlined", cpu_offlined)
+        .builtin_fails(DUMMY)
+        .case("two_vcpus_on_one_thread", |host| {
+            two_vcpus_on_one_thread(host, true)
+        })
+        .builtin_fails(ONE_EVENT)
+        .case("two_vms_on_one_thread", |host| {
+            two_vcpus_on_one_thread(host, false)
+        })
+        .builtin_fails(ONE_EVENT)
+        .case("one_trip", one_trip)
         .builtin_fails(DUMMY);
     suite
 }
