@@ -7,7 +7,7 @@ load_kvm lbr=off
 load_guest_lbr
 subtests harness /selftests/kvm-selftests harness
 subtests vmx_pmu_caps_test /selftests/vmx_pmu_caps_test
-for name in msrs state_order passthrough filter freeze debug threads; do
+for name in msrs state_order migration passthrough filter freeze debug threads; do
 	subtests "lbr_$name" /selftests/kvm-selftests "lbr_$name" --provider guest_lbr
 done
 check "the module is unloaded after the tests" rmmod guest_lbr

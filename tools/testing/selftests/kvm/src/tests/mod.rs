@@ -12,6 +12,7 @@ mod lbr_host_debugctl;
 mod lbr_host_events;
 mod lbr_isolation;
 mod lbr_leak;
+mod lbr_migration;
 mod lbr_msrs;
 mod lbr_passthrough;
 mod lbr_reclaim;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
     ("lbr_debug", Action::Test(lbr_debug::suite)),
     ("lbr_state_order", Action::Test(lbr_state_order::suite)),
+    ("lbr_migration", Action::Test(lbr_migration::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),
