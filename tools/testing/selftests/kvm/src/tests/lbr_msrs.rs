@@ -355,10 +355,12 @@ fn empty_at_first(host: &Host) -> Result<Verdict> {
 pub(crate) fn suite() -> Suite {
     const LOST: &str = "accesses are dropped while its event is not ACTIVE";
     const UNCHECKED: &str = "values are not checked";
+    const TOS: &str = "LBR_TOS keeps what somebody else left";
     let mut suite = Suite::new();
     suite
         .case("format_zero_turns_off", format_zero_turns_off)
         .case("format_host_turns_on", format_host_turns_on)
+        .builtin_fails(TOS)
         .case("other_formats_refused", other_formats)
         .case("other_model_refused", other_model);
     for row in BEYOND {
@@ -387,7 +389,7 @@ pub(crate) fn suite() -> Suite {
     }
     suite
         .case("empty_at_first", empty_at_first)
-        .builtin_fails("LBR_TOS keeps what somebody else left")
+        .builtin_fails(TOS)
         .case("set_get_before_run", set_get_before_run)
         .builtin_fails(LOST)
         .case("set_before_capabilities", set_before_capabilities)
