@@ -78,7 +78,7 @@ mutants: emu ## break the hardware model in every way, and see tests fail: hours
 lint: setup ## formatting and lints of all sources
 	@scripts/lint
 
-bindings: setup ## regenerate the Rust bindings of the contract header
+bindings: setup ## regenerate the Rust bindings of the contract headers
 	@scripts/module/bindings
 
 setup-packages: setup ## install what packaging and documentation need
