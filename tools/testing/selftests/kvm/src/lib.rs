@@ -15,7 +15,7 @@
 //! * [`stats`]: how often a vCPU exited;
 //! * [`perf`]: the host's own use of the LBR, and tracepoints;
 //! * [`hardware`]: the host's MSRs, behind the kernel's back;
-//! * [`module`]: guest_lbr.ko.
+//! * [`module`]: loading and unloading guest_lbr.ko.
 
 pub mod guest;
 pub mod hardware;
