@@ -76,13 +76,43 @@ fn streams_and_their_sums() {
             sum(0, 0, 1),
             &[],
         ),
-        ("nothing", "", sum(0, 2, 0), &["no plan", "no test ran"]),
+        ("nothing", "", sum(0, 1, 0), &["no test ran"]),
         ("no test", "1..0\n", sum(0, 1, 0), &["no test ran"]),
         (
             "subtest without a test",
             "1..1\n    # Subtest: s\nok 1 s\n",
             sum(1, 1, 0),
             &["s: no test ran"],
+        ),
+        (
+            "subtest with a plan of nothing",
+            "1..1\n    1..0\nok 1 s\n",
+            sum(1, 1, 0),
+            &["s: no test ran"],
+        ),
+        (
+            "subtest of a subtest without a test",
+            "1..1\n    # Subtest: s\n    1..1\n        1..0\n    ok 1 u\nok 1 s\n",
+            sum(1, 1, 0),
+            &["u: no test ran"],
+        ),
+        (
+            "subtest without a plan",
+            "1..1\n    # Subtest: s\n    ok 1 a\nok 1 s\n",
+            sum(1, 1, 0),
+            &["s: no plan"],
+        ),
+        (
+            "some skipped by the plan",
+            "1..3 # SKIP no KVM\nok 1 a\n",
+            sum(1, 1, 0),
+            &["3 tests planned, 1 ran"],
+        ),
+        (
+            "all skipped by the plan, but one that ran",
+            "ok 1 a\n1..0 # SKIP no KVM\n",
+            sum(1, 1, 0),
+            &["0 tests planned, 1 ran"],
         ),
         (
             "cut off after a test",
@@ -107,6 +137,12 @@ fn streams_and_their_sums() {
             "a number is missing",
             "1..2\nok 1 a\nok 3 c\n",
             sum(2, 1, 0),
+            &["c: result number 3 where 2 was due"],
+        ),
+        (
+            "a gap is one fault",
+            "1..3\nok 1 a\nok 3 c\nok 4 d\n",
+            sum(3, 1, 0),
             &["c: result number 3 where 2 was due"],
         ),
         (
