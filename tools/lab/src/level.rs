@@ -192,6 +192,9 @@ pub fn levels(places: &Places, options: &Options, name: &str, programs: &[String
     let sum = sum(&outcomes);
     let text = title + &table::levels(&outcomes)?;
     write_table(places, name, &text)?;
+    if sum.passed + sum.failed == 0 {
+        println!("FAILED  nothing passed");
+    }
     println!("{sum}");
     Ok(sum.is_success())
 }

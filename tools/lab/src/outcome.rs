@@ -81,6 +81,22 @@ impl Outcome {
     }
 }
 
+/// Why a suite without a failure has shown nothing all the same.
+fn nothing(report: &Report, transcript: &Transcript) -> Option<String> {
+    let sum = report.sum();
+    if sum.failed != 0 {
+        return None;
+    }
+    match (sum.passed, transcript.exit) {
+        (0, _) => Some(format!("nothing passed: {sum}")),
+        (_, Some(0)) => None,
+        (_, status) => Some(format!(
+            "the suite ended with status {}",
+            status.unwrap_or_default()
+        )),
+    }
+}
+
 fn last(lines: &[String], count: usize) -> &[String] {
     &lines[lines.len().saturating_sub(count)..]
 }
@@ -117,6 +133,8 @@ pub(crate) fn judge(
             .insert(0, "the machine went off before the suite's end".into());
     }
     report.problems.extend(transcript.problems.iter().cloned());
+    let nothing = nothing(&report, &transcript);
+    report.problems.extend(nothing);
     let mut splats = Splats::default();
     splats.scan("host", &String::from_utf8_lossy(console), allow);
     for (name, data) in &transcript.files {
@@ -245,6 +263,26 @@ mod tests {
         let outcome = judged(b"ok 1 a\n1..1\n", b"", End::PowerOff);
         assert!(outcome.details().contains("before the suite's end"));
         assert!(!outcome.sum().is_success());
+    }
+
+    #[test]
+    fn a_suite_that_skips_all_fails() {
+        for stream in [
+            &b"ok 1 a # SKIP why\nok 2 b # SKIP why\n1..2\n@exit 0\n"[..],
+            b"1..0 # SKIP why\n@exit 0\n",
+        ] {
+            let outcome = judged(stream, b"", End::PowerOff);
+            assert!(!outcome.sum().is_success());
+            assert_eq!(outcome.report.problems.len(), 1);
+            let details = outcome.details();
+            assert!(details.contains("FAILED  nothing passed: 0 passed, 0 failed, "));
+        }
+    }
+
+    #[test]
+    fn a_suite_that_ends_badly_fails() {
+        let outcome = judged(b"ok 1 a\n1..1\n@exit 3\n", b"", End::PowerOff);
+        assert_eq!(outcome.report.problems, ["the suite ended with status 3"]);
     }
 
     #[test]

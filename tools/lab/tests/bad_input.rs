@@ -102,6 +102,8 @@ fn programs_of_which_one_fails() {
     says(&arguments, "ended with exit status: 7");
     says(&arguments, "scripts/nosuch does not run: No such file");
     says(&arguments, "3 passed, 2 failed, 0 skipped");
+    let idle = program("idle", "echo '1..0 # SKIP no time'");
+    says(&["levels", "t", &idle], "FAILED  nothing passed");
 }
 
 #[test]
@@ -237,4 +239,12 @@ fn noise_on_serial_ports() {
         "",
         "FAILED  2 tests planned, 1 ran",
     );
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn a_suite_in_which_nothing_passes() {
+    let script = "#: about = \"x\"\nskip a 'no such CPU'\nskip b 'no such CPU'\n";
+    let what = "FAILED  nothing passed: 0 passed, 0 failed, 2 skipped";
+    suite_says(script, "", what);
 }

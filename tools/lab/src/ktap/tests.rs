@@ -176,6 +176,19 @@ fn streams_and_their_sums() {
 }
 
 #[test]
+fn success_is_that_something_passed() {
+    for (stream, success) in [
+        ("1..2\nok 1 a\nok 2 b # SKIP why\n", true),
+        ("1..1\nok 1 a # SKIP why\n", false),
+        ("1..0 # SKIP why\n", false),
+        ("1..1\nnot ok 1 a # TODO why\n", false),
+    ] {
+        let report = parse(stream.as_bytes());
+        assert_eq!(report.sum().is_success(), success, "{stream}");
+    }
+}
+
+#[test]
 fn output_belongs_to_the_next_result() {
     let report = parse(b"1..2\nhello\n# why\nnot ok 1 a\nok 2 b\nbye\n");
     assert_eq!(report.tests[0].output, ["hello", "# why"]);
