@@ -27,8 +27,12 @@ pub fn parse(output: &[u8]) -> Report {
     let mut details: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut section = None;
     let mut finished = 0;
+    let mut announced = 0;
     for line in text.lines() {
-        if let Some((name, verdict)) = line
+        if let Some(count) = line.strip_prefix("running ") {
+            let count = count.split(' ').next().and_then(|n| n.parse().ok());
+            announced += count.unwrap_or(0);
+        } else if let Some((name, verdict)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
         {
@@ -65,6 +69,12 @@ pub fn parse(output: &[u8]) -> Report {
     }
     if finished == 0 || report.tests.is_empty() {
         report.problems.push("no test ran".into());
+    } else if announced != report.tests.len() {
+        // A test may end its program, with success.
+        report.problems.push(format!(
+            "{announced} tests announced, {} ran",
+            report.tests.len()
+        ));
     }
     report
 }
@@ -97,10 +107,19 @@ mod tests {
     #[test]
     fn a_failed_test_shows_its_output() {
         let report = parse(
-            b"test d ... FAILED\n\nfailures:\n\n---- d stdout ----\nassertion failed\n\
+            b"running 1 test\ntest d ... FAILED\n\nfailures:\n\n---- d stdout ----\nassertion failed\n\
               left: 1\n\nfailures:\n    d\n\ntest result: FAILED.\n",
         );
         assert_eq!(report.tests[0].output[..2], ["assertion failed", "left: 1"]);
+    }
+
+    #[test]
+    fn a_program_that_ends_early_is_a_failure() {
+        let report = parse(
+            b"running 1 test\ntest a ... ok\n\ntest result: ok.\n\nrunning 2 tests\n\
+              test b ... ok\nrunning 0 tests\n\ntest result: ok.\n",
+        );
+        assert_eq!(report.problems, ["3 tests announced, 2 ran"]);
     }
 
     #[test]
