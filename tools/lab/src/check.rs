@@ -25,13 +25,21 @@ fn compare_kernels(suite: &Suite, machine: &str, outcomes: &mut [Outcome]) {
     };
     for name in &suite.same {
         let expected = first.transcript.file(name);
+        if rest.is_empty() {
+            first.report.tests.push(Test {
+                name: format!("{name} is the same on another kernel"),
+                status: Status::Skipped("there is but one kernel".into()),
+                output: Vec::new(),
+                children: Vec::new(),
+            });
+        }
         for other in &mut *rest {
             let found = other.transcript.file(name);
-            let same = expected.is_some() && expected == found;
+            let same = expected.as_ref().is_some_and(|text| !text.is_empty()) && expected == found;
             let mut output = Vec::new();
             if !same {
                 output.push(format!(
-                    "{} and {} on {machine} differ; compare them with diff",
+                    "{} and {} on {machine} differ or are empty; compare them with diff",
                     first.log.join(name).display(),
                     other.log.join(name).display()
                 ));
@@ -253,6 +261,7 @@ mod tests {
             (Some("a"), None, 0),
             (None, Some("a"), 0),
             (None, None, 0),
+            (Some(""), Some(""), 0),
         ] {
             let mut outcomes = [outcome(first), outcome(second)];
             compare_kernels(&suite, "m", &mut outcomes);
@@ -264,5 +273,8 @@ mod tests {
             };
             assert_eq!(outcomes[1].sum(), expected, "{first:?} {second:?}");
         }
+        let mut alone = [outcome(Some("a"))];
+        compare_kernels(&suite, "m", &mut alone);
+        assert_eq!(alone[0].sum().skipped, 1);
     }
 }

@@ -60,6 +60,9 @@ pub fn parse(mut stream: &[u8]) -> Transcript {
         let control = control.trim_end_matches('\r');
         if let Some(status) = control.strip_prefix("@exit ") {
             transcript.exit = status.parse().ok();
+        } else if control.starts_with("@file ") && frame(control).is_none() {
+            let problem = format!("{control:?} is no head of a file");
+            transcript.problems.push(problem);
         } else if let Some((name, size)) = frame(control) {
             let trailer = format!("\n@end {name}\n");
             if !is_plain(name) {
@@ -101,6 +104,7 @@ mod tests {
             (&b"@file x 50\nabc\nok 1 a\n"[..], "x is damaged"),
             (b"@file x 1\nabc\n@end x\nok 1 a\n", "x is damaged"),
             (b"@file ../x 1\na\n@end ../x\nok 1 a\n", "file name"),
+            (b"@file x \n\n@end x\nok 1 a\n", "no head of a file"),
         ] {
             let t = parse(stream);
             assert_eq!(t.problems.len(), 1);

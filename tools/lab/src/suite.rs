@@ -153,6 +153,9 @@ impl Suite {
         if head.seconds == 0 || head.kernels.is_empty() || head.machines.is_empty() {
             bail!("seconds, kernels and machines must not be zero or empty");
         }
+        if !head.same.is_empty() && head.kernels.len() < 2 {
+            bail!("what is the same on all kernels needs two of them");
+        }
         if head.full && (head.twice || head.verdict.is_some()) {
             bail!("what is judged by more than its results cannot be full: its last run may stand for it");
         }
@@ -230,6 +233,7 @@ mod tests {
                 "unknown variant `kvm`",
             ),
             ("#: about = \"a\"\n#: seconds = 0", "must not be zero"),
+            ("#: about = \"a\"\n#: same = [\"x\"]", "needs two of them"),
             (
                 "#: about = \"a\"\n#: full = true\n#: twice = true",
                 "cannot be full",
