@@ -18,7 +18,7 @@ use crate::cpio::Archive;
 use crate::places::{Kernel, Places};
 use crate::suite::Part;
 
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 /// QEMU's files beside the binary, found in the first directory that has them.

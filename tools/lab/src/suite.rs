@@ -2,10 +2,12 @@
 //! The description of a suite: TOML in the comments at the head of its script.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
+use crate::initramfs::BUSYBOX;
 use crate::splat::Allow;
 
 /// What a suite needs in the emulated host beyond a kernel and a shell.
@@ -120,7 +122,7 @@ impl Suite {
     ///
     /// # Errors
     ///
-    /// If there is no such suite or its head is wrong.
+    /// If there is no such suite, its head is wrong or a shell cannot read it.
     pub fn load(suites: &Path, name: &str) -> Result<Self> {
         let path = if name.ends_with(".sh") {
             PathBuf::from(name)
@@ -130,7 +132,17 @@ impl Suite {
         let script = std::fs::read_to_string(&path)
             .with_context(|| format!("suite {}; `lab list` names them", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        Self::parse(&name, &script).with_context(|| format!("{}", path.display()))
+        let suite = Self::parse(&name, &script).with_context(|| format!("{}", path.display()))?;
+        // Before a machine boots, and before half of it is done.
+        let shell = Command::new(BUSYBOX)
+            .args(["sh", "-n"])
+            .arg(&path)
+            .output()
+            .with_context(|| format!("{BUSYBOX} does not run; run `make setup`"))?;
+        if !shell.status.success() {
+            bail!("{}", String::from_utf8_lossy(&shell.stderr).trim());
+        }
+        Ok(suite)
     }
 
     pub(crate) fn parse(name: &str, script: &str) -> Result<Self> {

@@ -248,3 +248,10 @@ fn a_suite_in_which_nothing_passes() {
     let what = "FAILED  nothing passed: 0 passed, 0 failed, 2 skipped";
     suite_says(script, "", what);
 }
+
+#[test]
+fn a_suite_that_no_shell_can_read() {
+    let script = "#: about = \"x\"\nok a\nif true; then\n\tok b\n";
+    let what = "mine.sh: line 5: syntax error: unexpected end of file";
+    suite_says(script, "", what);
+}
