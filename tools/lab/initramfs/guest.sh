@@ -59,17 +59,48 @@ guest_alive() {
 	kill -0 "$(cat "$guests/$1/pid")" 2>/dev/null
 }
 
-# guest_run [-g NAME] CMD...: prints what the command prints in the guest, and
-# returns its exit status, or 254 if the guest is gone.
+# guest_run [-g NAME] CMD ARGUMENT...: prints what the command prints in the guest, and
+# returns its exit status, or 254 if the guest is gone.  The arguments arrive as they are.
 guest_run() {
 	guest=guest
 	if [ "$1" = -g ]; then
 		guest=$2
 		shift 2
 	fi
-	guest_alive "$guest" || return 254
-	echo "$*" >"$guests/$guest/shell.in" &
-	guest_answer "$guest"
+	guest_ask "$guest" "$(guest_quote "$@")"
+}
+
+# guest_sh [-g NAME] SCRIPT: the same for a script of the guest's shell.
+guest_sh() {
+	guest=guest
+	if [ "$1" = -g ]; then
+		guest=$2
+		shift 2
+	fi
+	guest_ask "$guest" "$1"
+}
+
+# guest_quote WORD...: the words as a shell reads them.
+guest_quote() {
+	local word quoted
+	for word; do
+		quoted=
+		while [ "$word" != "${word#*\'}" ]; do
+			quoted="$quoted${word%%\'*}'\\''"
+			word=${word#*\'}
+		done
+		printf "'%s' " "$quoted$word"
+	done
+}
+
+# guest_ask NAME SCRIPT
+guest_ask() {
+	guest_alive "$1" || return 254
+	# Encoded, it is one line.
+	printf %s "$2" | base64 -w 0 >"$guests/$1/line"
+	echo >>"$guests/$1/line"
+	cat "$guests/$1/line" >"$guests/$1/shell.in" &
+	guest_answer "$1"
 }
 
 # guest_answer NAME: what the guest's shell prints up to the end of a command.

@@ -42,9 +42,10 @@ check "a guest with LBR starts" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 caps=/sys/bus/event_source/devices/cpu/caps
 {
 	ask cat $caps/branches $caps/pmu_name $caps/max_precise
-	ask "dmesg | sed -n 's/.*Performance Events: //p'"
-	ask "perf stat -x, -e instructions:u,branches:u -- br_instr 1 1000 2>&1 | sed 's/..,,\\([^,]*\\).*/00 \\1/'"
-	ask "perf record -o no -b -e cpu-clock -- br_instr 1 10 2>&1 | grep PMU"
+	ask sh -c "dmesg | sed -n 's/.*Performance Events: //p'"
+	ask sh -c "perf stat -x, -e instructions:u,branches:u -- br_instr 1 1000 2>&1 |
+		sed 's/..,,\\([^,]*\\).*/00 \\1/'"
+	ask sh -c "perf record -o no -b -e cpu-clock -- br_instr 1 10 2>&1 | grep PMU"
 	for what in any cond any_call callgraph; do
 		note "step: profile $what" >&3
 		guest_run profile $what 1 100000 >/tmp/profile

@@ -16,11 +16,11 @@ record='0x[0-9a-f]*/0x[0-9a-f]*/'
 # profile_guest STEPS: profiles in the guest; prints the number of samples, of
 # samples with branch records, and of those among the last five.
 profile_guest() {
-	guest_run "perf record -b -e cycles:u -c 500009 -N -B -o /tmp/guest.data" \
-		"-- br_instr 1 $1 >/dev/null 2>&1 &&" \
-		"perf script -i /tmp/guest.data -F brstack >/tmp/script 2>/dev/null;" \
-		"echo \$(wc -l </tmp/script) \$(grep -c $record /tmp/script)" \
-		"\$(tail -n 5 /tmp/script | grep -c $record)" >/tmp/guest.counts
+	guest_sh "perf record -b -e cycles:u -c 500009 -N -B -o /tmp/guest.data \
+		-- br_instr 1 $1 >/dev/null 2>&1 &&
+		perf script -i /tmp/guest.data -F brstack >/tmp/script 2>/dev/null
+		echo \$(wc -l </tmp/script) \$(grep -c '$record' /tmp/script) \
+		\$(tail -n 5 /tmp/script | grep -c '$record')" >/tmp/guest.counts
 	read -r samples with_records last </tmp/guest.counts
 }
 
