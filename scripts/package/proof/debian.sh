@@ -6,8 +6,7 @@ check "Debian's kernel runs" sh -c "uname -v | grep Debian"
 check "the packages are installed" dpkg -s guest-lbr-common "guest-lbr-modules-$release"
 check "kvm_intel is loaded" grep "^kvm_intel " /proc/modules
 check_fails "guest_lbr is not" grep "^guest_lbr " /proc/modules
-check_same "no unit failed" "" \
-	"$(systemctl list-units --failed --no-legend --plain)"
+check_silent "no unit failed" systemctl list-units --failed --no-legend --plain
 check_fails "the kernel's log says nothing of it" sh -c "dmesg | grep -i 'guest.lbr'"
 modprobe guest_lbr 2>/tmp/modprobe
 status=$?

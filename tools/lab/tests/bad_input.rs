@@ -45,9 +45,15 @@ fn says(arguments: &[&str], what: &str) {
 
 /// The same with this standard input.
 fn says_with(stdin: Stdio, arguments: &[&str], what: &str) {
-    let lines = lab(arguments, stdin);
-    let found = lines.iter().filter(|line| line.contains(what)).count();
-    assert_eq!(found, 1, "{arguments:?}, {what}: {lines:?}");
+    says_each(&lab(arguments, stdin), &[what]);
+}
+
+/// That exactly one of the lines says each of `whats`.
+fn says_each(lines: &[String], whats: &[&str]) {
+    for what in whats {
+        let found = lines.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(found, 1, "{what}: {lines:#?}");
+    }
 }
 
 #[test]
@@ -142,11 +148,17 @@ fn a_size_that_no_machine_has() {
 /// That one line says `what` of a suite with this script, `append` being on the kernel's
 /// command line.
 fn suite_says(script: &str, append: &str, what: &str) {
+    says_each(&suite(script, append), &[what]);
+}
+
+/// What is said of a suite with this script, which must fail.
+fn suite(script: &str, append: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.sh");
     fs::write(&path, script).unwrap();
     let arguments = ["run", "skylake", "--suite", path.to_str().unwrap()];
-    says(&[&arguments[..], &["--append", append]].concat(), what);
+    let arguments = [&arguments[..], &["--append", append]].concat();
+    lab(&arguments, Stdio::null())
 }
 
 #[test]
@@ -254,4 +266,56 @@ fn a_suite_that_no_shell_can_read() {
     let script = "#: about = \"x\"\nok a\nif true; then\n\tok b\n";
     let what = "mine.sh: line 5: syntax error: unexpected end of file";
     suite_says(script, "", what);
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn checks_that_test_nothing() {
+    let script = "#: about = \"x\"
+        check good true
+        check_fails 'good refusal' false
+        check_fails 'good search' grep nosuch /proc/version
+        check_silent 'good silence' true
+        none=
+        check 'no command'
+        check 'an empty command' $none
+        check_fails 'a wrong test' [ \"$none\" -lt 5 ]
+        check_fails 'a wrong search' grep x /nosuch
+        check_fails 'a crash' sh -c 'kill -SEGV $$'
+        check_fails 'no module' insmod /nosuch.ko
+        check_fails 'none to unload' rmmod nosuch
+        check_silent 'a failed silence' false
+        check_silent 'a noise' echo x
+        check_same 'two nothings' \"$none\" \"$(false)\"
+        check_same 'too little' $none $none
+        subtests 'no program' $none
+        subtests 'no tests' echo 1..0
+        subtests 'no plan' echo ok 1 a
+        subtests 'no end of a line' printf '1..1\\nnot ok 1 a'
+        check_same 'many lines' 'a\nok 99 b' c
+        x=$(check 'a hidden failure' false)
+        ok end
+    ";
+    says_each(
+        &suite(script, ""),
+        &[
+            "FAILED  no command",
+            "FAILED  an empty command",
+            "FAILED  a wrong test",
+            "FAILED  a wrong search",
+            "FAILED  a crash",
+            "FAILED  no module",
+            "FAILED  none to unload",
+            "FAILED  a failed silence",
+            "FAILED  a noise",
+            "FAILED  two nothings",
+            "FAILED  too little",
+            "FAILED  no program",
+            "FAILED  no tests: no test ran",
+            "FAILED  no plan: no plan (cut off?)",
+            "FAILED  no end of a line: a",
+            "FAILED  a hidden failure",
+            "FAILED  many lines",
+        ],
+    );
 }
