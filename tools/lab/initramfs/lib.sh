@@ -12,6 +12,10 @@ lab_newline='
 '
 # How many checks are under way, one inside another.
 lab_depth=0
+lab_faults=/tmp/lab.faults
+lab_unknown=/tmp/lab.unknown
+# What shells say of what they cannot do; src/outcome.rs knows it too.
+lab_complaint="^(/lab/lib\.sh|sh): |^[^ ]+: (line )?([0-9]+: )?[^ ]+: (command )?not found\$|: can't execute '"
 
 ok() {
 	lab_result ok "$1"
@@ -42,6 +46,32 @@ lab_result() {
 	*"$lab_newline"*) set -- "$1" "$(printf %s "$2" | tr '\n' ' ')" ;;
 	esac
 	printf '%s %s %s\n' "$1" $tests "$2" >&9
+	lab_tell
+}
+
+# lab_fault WHAT: that results may mean nothing, wherever it happens, be it in a command
+# whose output nobody sees.  It is a failed test of its own, once.
+lab_fault() {
+	note "$*" >&2
+	grep -q -s -x -F -e "$*" $lab_faults $lab_faults.told || printf '%s\n' "$*" >>$lab_faults
+}
+
+# lab_tell: results of what was wrong meanwhile.
+lab_tell() {
+	local lab_line lab_name
+	if [ -s $lab_unknown ]; then
+		mv $lab_unknown $lab_unknown.now
+		while IFS= read -r lab_name; do
+			lab_line=$(grep -n -w -F -e "$lab_name" "$lab_script" | cut -d : -f 1 | paste -s -d , -)
+			lab_fault "${lab_script##*/}: line ${lab_line:-?}: $lab_name: not found"
+		done <$lab_unknown.now
+	fi
+	[ -s $lab_faults ] || return 0
+	cat $lab_faults >>$lab_faults.told
+	mv $lab_faults $lab_faults.now
+	while IFS= read -r lab_line; do
+		not_ok "$lab_line"
+	done <$lab_faults.now
 }
 
 # check NAME CMD...: passes if CMD does; its output is shown if it does not.
@@ -77,6 +107,9 @@ lab_check() {
 	fails:*) lab_why=$(lab_no_refusal "$@") ;;
 	*) lab_why="$* ended with status $lab_status" ;;
 	esac
+	if [ -z "$lab_why" ] && [ -s $lab_output ]; then
+		lab_why=$(grep -m 1 -E -e "$lab_complaint" $lab_output)
+	fi
 	if [ -z "$lab_why" ]; then
 		ok "$lab_name"
 		return
@@ -136,6 +169,10 @@ subtests() {
 
 # artifact NAME FILE: FILE goes to the log folder of the build machine.
 artifact() {
+	if [ ! -f "$2" ]; then
+		lab_fault "the artifact $1 is missing: there is no file $2"
+		return 1
+	fi
 	{
 		echo "@file $1 $(stat -c %s "$2")"
 		cat "$2"
@@ -178,10 +215,36 @@ load_guest_lbr() {
 
 [ "$LAB_MODE" = suite ] || return 0
 
-. /lab/suite
-status=$?
-guest_stop_all
-dmesg >/tmp/dmesg
-artifact dmesg /tmp/dmesg
-echo "1..$tests" >&9
-echo "@exit $status" >&9
+# What the suite's shell or a part of it does not find, whatever becomes of its complaint.
+# Nothing but builtins: a part of busybox's shell that forked in here would not end.  Debian's
+# shell does not ask.
+command_not_found_handle() {
+	printf '%s\n' "$1" >>$lab_unknown
+	return 127
+}
+
+# lab_end STATUS LINE: the end of the suite's shell, at its last line or not.
+lab_end() {
+	trap - EXIT
+	set +u
+	if [ -z "$lab_reached" ]; then
+		not_ok "${lab_script##*/}: it ended early${2:+, at line $2}, with status $1"
+	fi
+	guest_stop_all
+	dmesg >/tmp/dmesg
+	artifact dmesg /tmp/dmesg
+	lab_tell
+	echo "1..$tests" >&9
+	echo "@exit $1" >&9
+}
+
+lab_script=/tmp/${LAB_SUITE-suite}.sh
+{
+	cat /lab/suite
+	printf '\nlab_reached=yes\n'
+} >"$lab_script"
+lab_reached=
+trap 'lab_end $? ${LINENO-}' EXIT
+# A mistyped variable is no empty text.
+set -u
+. "$lab_script"

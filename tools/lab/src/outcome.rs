@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What became of a suite, by what the machine said.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use regex::Regex;
 
 use crate::emulator::End;
 use crate::junit;
@@ -81,6 +84,30 @@ impl Outcome {
     }
 }
 
+/// What shells say of what they cannot do; initramfs/lib.sh knows it too.
+static COMPLAINT: LazyLock<Regex> = LazyLock::new(|| {
+    let found = r"^[^ ]+: (line )?([0-9]+: )?[^ ]+: (command )?not found$";
+    // A test compiles it.
+    Regex::new(&format!(r"^(/lab/lib\.sh|sh): |{found}|: can't execute '"))
+        .expect("a constant pattern")
+});
+
+/// The most complaints that are shown.
+const COMPLAINTS: usize = 5;
+
+/// What shells complained of among the lines that a suite printed: then it did not do what
+/// it says.  What it quotes, behind a `#`, it has judged itself.
+fn complaints(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let mut seen = BTreeSet::new();
+    text.lines()
+        .map(str::trim)
+        .filter(|line| COMPLAINT.is_match(line) && seen.insert(line.to_owned()))
+        .take(COMPLAINTS)
+        .map(|line| format!("a shell complains: {}", line.replace(char::is_control, "")))
+        .collect()
+}
+
 /// Why a suite without a failure has shown nothing all the same.
 fn nothing(report: &Report, transcript: &Transcript) -> Option<String> {
     let sum = report.sum();
@@ -133,6 +160,7 @@ pub(crate) fn judge(
             .insert(0, "the machine went off before the suite's end".into());
     }
     report.problems.extend(transcript.problems.iter().cloned());
+    report.problems.extend(complaints(&transcript.text));
     let nothing = nothing(&report, &transcript);
     report.problems.extend(nothing);
     let mut splats = Splats::default();
@@ -283,6 +311,42 @@ mod tests {
     fn a_suite_that_ends_badly_fails() {
         let outcome = judged(b"ok 1 a\n1..1\n@exit 3\n", b"", End::PowerOff);
         assert_eq!(outcome.report.problems, ["the suite ended with status 3"]);
+    }
+
+    #[test]
+    fn a_shell_that_complains_fails() {
+        let in_shell = COMPLAINT.as_str().replace('$', r"\$");
+        let library = include_str!("../initramfs/lib.sh");
+        assert!(library.contains(&format!("lab_complaint=\"{in_shell}\"\n")));
+        for line in [
+            "/lab/lib.sh: /tmp/x.sh: line 3: chek_same: not found",
+            "/lab/lib.sh: 3: /tmp/x.sh: chek_same: not found",
+            "/lab/lib.sh: /tmp/x.sh: line 3: can't create /sys/x: Permission denied",
+            "    sh: dmseg: not found",
+            "sh: syntax error: unexpected end of file (expecting \"fi\")",
+            "/bin/profile: line 7: prf: not found",
+            "bash: line 1: prf: command not found",
+            "timeout: can't execute 'nosuch': No such file or directory",
+        ] {
+            let stream = [GOOD, line.as_bytes(), b"\n", line.as_bytes(), b"\n"].concat();
+            let outcome = judged(&stream, b"", End::PowerOff);
+            let problem = format!("a shell complains: {}", line.trim());
+            assert_eq!(outcome.report.problems, [problem]);
+        }
+        for line in [
+            "# sh: dmseg: not found",
+            "#   sh: line 1: python: not found",
+            "modprobe: FATAL: Module guest_lbr not found in directory /lib/modules/6.12",
+            "insmod: can't insert '/x.ko': unknown symbol in module, or unknown parameter",
+        ] {
+            let stream = [GOOD, line.as_bytes(), b"\n"].concat();
+            assert!(judged(&stream, b"", End::PowerOff).sum().is_success());
+        }
+        let many: String = (0..99)
+            .map(|n| format!("sh: nosuch{n}: not found\n"))
+            .collect();
+        let outcome = judged(&[GOOD, many.as_bytes()].concat(), b"", End::PowerOff);
+        assert_eq!(outcome.report.problems.len(), COMPLAINTS);
     }
 
     #[test]

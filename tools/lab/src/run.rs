@@ -346,6 +346,7 @@ pub fn suite(
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
     variables.push(("LAB_MACHINE".into(), stem));
+    variables.push(("LAB_SUITE".into(), suite.name.clone()));
     let boot = Boot {
         machine,
         kernel,

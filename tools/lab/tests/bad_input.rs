@@ -293,6 +293,7 @@ fn checks_that_test_nothing() {
         subtests 'no plan' echo ok 1 a
         subtests 'no end of a line' printf '1..1\\nnot ok 1 a'
         check_same 'many lines' 'a\nok 99 b' c
+        artifact missing /nosuch
         x=$(check 'a hidden failure' false)
         ok end
     ";
@@ -316,6 +317,67 @@ fn checks_that_test_nothing() {
             "FAILED  no end of a line: a",
             "FAILED  a hidden failure",
             "FAILED  many lines",
+            "FAILED  the artifact missing is missing: there is no file /nosuch",
         ],
     );
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn commands_that_are_not_there() {
+    let script = "#: about = \"x\"
+        ok a
+        chek_same b 1 2
+        f() { nosuch_in_function 2>/dev/null; }
+        f
+        (nosuch_in_subshell) >/dev/null 2>&1
+        x=$(nosuch_in_substitution 2>&1)
+        nosuch_in_pipe 2>&1 | cat >/dev/null
+        check 'within a shell' sh -c 'nosuch_in_shell | true'
+        check_fails 'by its absence' nosuch_to_fail
+        check_fails 'by an absence' sh -c 'nosuch_to_fail_in_shell | grep x'
+        sh -c 'nosuch_in_naked_shell; true'
+        /nosuch/program
+        ok z
+    ";
+    says_each(
+        &suite(script, ""),
+        &[
+            "FAILED  mine.sh: line 3: chek_same: not found",
+            "FAILED  mine.sh: line 4: nosuch_in_function: not found",
+            "FAILED  mine.sh: line 6: nosuch_in_subshell: not found",
+            "FAILED  mine.sh: line 7: nosuch_in_substitution: not found",
+            "FAILED  mine.sh: line 8: nosuch_in_pipe: not found",
+            "FAILED  within a shell",
+            "FAILED  by its absence",
+            "FAILED  mine.sh: line 10: nosuch_to_fail: not found",
+            "FAILED  by an absence",
+            "FAILED  a shell complains: sh: nosuch_in_naked_shell: not found",
+            "FAILED  a shell complains: /lab/lib.sh: /tmp/mine.sh: line 13: /nosuch/program: ",
+            "2 passed, 11 failed, 0 skipped",
+        ],
+    );
+}
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn suites_that_end_early() {
+    for (line, what) in [
+        ("exit 0", "at line 3, with status 0"),
+        (
+            "f() { return 0; }; f && return 0",
+            "at line 3, with status 0",
+        ),
+        ("x=$mistyped", "at line 3, with status 2"),
+        ("cat <<END", "with status 0"),
+    ] {
+        let script = format!("#: about = \"x\"\nok a\n{line}\nnot_ok b\n");
+        let lines = suite(&script, "");
+        says_each(&lines, &["FAILED  mine.sh: it ended early", what]);
+        let all = lines.concat();
+        assert!(
+            all.contains(" 1 passed, ") && !all.contains("FAILED  b"),
+            "{all}"
+        );
+    }
 }
