@@ -192,11 +192,20 @@ counters() {
 		done
 }
 
-# load_kvm [PARAMETER=VALUE...]: parameters are kvm_intel's; more may come from
+# load_kvm [PARAMETER=VALUE...]: a check.  The parameters are kvm_intel's; more may come from
 # the command line (lab run --set KVM_INTEL=...).
 load_kvm() {
-	grep -q '^irqbypass ' /proc/modules || insmod /lib/modules/irqbypass.ko
-	grep -q '^kvm ' /proc/modules || insmod /lib/modules/kvm.ko
+	check "kvm_intel loads${*:+ with $*}" insmod_kvm "$@"
+}
+
+# insmod_kvm [PARAMETER=VALUE...]: the same as a command.
+insmod_kvm() {
+	if ! grep -q '^irqbypass ' /proc/modules; then
+		insmod /lib/modules/irqbypass.ko || return
+	fi
+	if ! grep -q '^kvm ' /proc/modules; then
+		insmod /lib/modules/kvm.ko || return
+	fi
 	# shellcheck disable=SC2086
 	insmod /lib/modules/kvm-intel.ko ${KVM_INTEL-} "$@"
 }
@@ -206,8 +215,11 @@ unload_kvm() {
 	rmmod kvm_intel && rmmod kvm && rmmod irqbypass
 }
 
+guest_lbr_ko=/lib/modules/guest_lbr.ko
+
+# load_guest_lbr: a check; where it should fail, insmod $guest_lbr_ko is the command.
 load_guest_lbr() {
-	insmod /lib/modules/guest_lbr.ko "$@"
+	check "guest_lbr loads" insmod $guest_lbr_ko "$@"
 }
 
 . /lab/variables

@@ -3,8 +3,8 @@
 #: parts = ["module", "selftests", "qemu"]
 #: machines = ["sapphire-rapids"]
 
-check "kvm_intel loads" load_kvm
-load_guest_lbr >/tmp/insmod.out 2>&1
+load_kvm
+insmod $guest_lbr_ko >/tmp/insmod.out 2>&1
 check_same "insmod guest_lbr.ko fails with ENODEV" 19 $?
 # busybox tries twice, and of the taint it is the kernel who speaks.
 dmesg | sed -n 's/^.*guest_lbr: //p' | grep -v taint | sort -u >/tmp/said

@@ -36,7 +36,7 @@ prepare() {
 			echo 100 >nx_huge_pages_recovery_period_ms
 		)
 		;;
-	smaller_maxphyaddr_emulation_test) unload_kvm && load_kvm allow_smaller_maxphyaddr=1 ;;
+	smaller_maxphyaddr_emulation_test) unload_kvm && insmod_kvm allow_smaller_maxphyaddr=1 ;;
 	*) false ;;
 	esac
 }
@@ -44,7 +44,7 @@ prepare() {
 # unprepare: the host as it was.
 unprepare() {
 	echo 0 >/proc/sys/vm/nr_hugepages
-	unload_kvm && load_kvm
+	unload_kvm && insmod_kvm || not_ok "KVM is loaded again"
 }
 
 # limit NAME: in emulated seconds.

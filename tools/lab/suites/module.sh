@@ -3,7 +3,7 @@
 #: machines = ["haswell", "skylake"]
 #: parts = ["module", "qemu"]
 
-ko=/lib/modules/guest_lbr.ko
+ko=$guest_lbr_ko
 depth=$(cat /sys/bus/event_source/devices/cpu/caps/branches)
 
 # said PATTERN: the kernel's log has such a line since the last clean.
@@ -26,9 +26,9 @@ loaded() {
 check_fails "insmod without kvm_intel fails" insmod $ko
 check "and names the missing symbol" said 'guest_lbr: Unknown symbol kvm_vmx_register_lbr_ops'
 
-check "kvm_intel loads with lbr=off" load_kvm lbr=off
+load_kvm lbr=off
 clean
-check "guest_lbr loads" load_guest_lbr
+load_guest_lbr
 check "and says in one line what it offers" \
 	[ "$(said 'guest_lbr: ' | grep -vc taints)" = 1 ]
 check "format and depth are the host's" \
@@ -56,7 +56,7 @@ check_fails "nothing of it is left" loaded
 check_fails "without guest_lbr no guest gets LBR" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
 
 check "a guest without LBR starts" guest_start older -- -cpu host
-check "guest_lbr loads beside it" load_guest_lbr
+load_guest_lbr
 check "the older VM does not use it" [ "$(references)" = 0 ]
 check "guest_lbr is unloaded while the older VM runs" rmmod guest_lbr
 guest_stop older
@@ -80,7 +80,7 @@ clean
 check "kvm_intel is unloaded" rmmod kvm_intel
 check "kvm is unloaded" rmmod kvm
 check "kvm loads with enable_pmu=0" sh -c 'insmod /lib/modules/kvm.ko enable_pmu=0'
-check "kvm_intel loads" load_kvm
+load_kvm
 check_fails "without vPMU insmod fails" insmod $ko
 check "and says why" said 'guest_lbr: this host has no LBR to give to guests'
 check_fails "it is not loaded" loaded

@@ -6,10 +6,10 @@
 
 load_kvm lbr=off
 case ${PROVIDER-guest_lbr} in
-guest_lbr) check "guest_lbr is loaded" load_guest_lbr ;;
+guest_lbr) load_guest_lbr ;;
 builtin)
-	rmmod kvm_intel
-	check "kvm_intel loads with lbr=builtin" load_kvm lbr=builtin
+	check "kvm_intel is unloaded" rmmod kvm_intel
+	load_kvm lbr=builtin
 	;;
 esac
 check "a guest with LBR starts" guest_start -- -cpu host,migratable=no -smp 2

@@ -381,3 +381,17 @@ fn suites_that_end_early() {
         );
     }
 }
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn modules_that_do_not_load() {
+    let script = "#: about = \"x\"\nload_guest_lbr\nload_kvm\nload_kvm lbr=off\nok a\n";
+    says_each(
+        &suite(script, ""),
+        &[
+            "FAILED  guest_lbr loads",
+            "FAILED  kvm_intel loads with lbr=off",
+            "2 passed, 2 failed, 0 skipped",
+        ],
+    );
+}
