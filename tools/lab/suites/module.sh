@@ -45,9 +45,7 @@ check "a second guest starts" guest_start second -- -cpu host,lbr-fmt=$lbr_fmt
 check "its VM uses guest_lbr too" [ "$(references)" = 2 ]
 guest_stop
 check "the first guest's end gives one use back" [ "$(references)" = 1 ]
-kill -9 "$(cat $guests/second/pid)"
-wait "$(cat $guests/second/pid)" 2>/dev/null
-rm -r $guests/second
+guest_kill second
 check "so does a killed guest's" [ "$(references)" = 0 ]
 check "guest_lbr is unloaded" rmmod guest_lbr
 check_fails "nothing of it is left" loaded

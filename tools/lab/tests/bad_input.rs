@@ -395,3 +395,45 @@ fn modules_that_do_not_load() {
         ],
     );
 }
+
+#[test]
+#[ignore = "boots machines; lab check has it run"]
+fn guests_that_are_not_there() {
+    let script = "#: about = \"x\"
+        #: parts = [\"qemu\"]
+        load_kvm
+        guest_start -- -nosuch-option
+        ok 'what follows'
+        check 'it starts' guest_start -- -nosuch-option
+        check_fails 'it does not' guest_start -- -nosuch-option
+        x=$(guest_run true)
+        check 'another starts' guest_start other
+        x=$(guest_run -g other nosuch_in_guest)
+        guest_sh -g other 'nosuch_in_line 2>/dev/null | true'
+        guest_sh -g other 'echo \"<0>BUG: bad page\" >/dev/kmsg'
+        check 'it stops' guest_stop other
+        check 'a third starts' guest_start third
+        guest_seconds=3
+        guest_run -g third sleep 99 | cat
+        check_fails 'a command fails' guest_run -g third false
+        check 'it stops as well' guest_stop third
+        ok end
+    "
+    .replace("        ", "");
+    says_each(
+        &suite(&script, ""),
+        &[
+            "    # qemu: qemu-system-x86_64: -nosuch-option",
+            "FAILED  guest guest starts",
+            "FAILED  it starts",
+            "FAILED  guest guest is gone",
+            "FAILED  guest other: nosuch_in_guest: not found",
+            "FAILED  guest other: nosuch_in_line: not found",
+            "FAILED  guest third does not answer",
+            "FAILED  a command fails",
+            "FAILED  it stops as well",
+            "FAILED  kernel fault: other: [",
+            "7 passed, 9 failed, 0 skipped",
+        ],
+    );
+}
