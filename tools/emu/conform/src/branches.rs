@@ -6,6 +6,7 @@
 
 mod kinds;
 mod sequences;
+mod steps;
 
 use core::arch::global_asm;
 
@@ -14,6 +15,7 @@ use crate::traps;
 
 pub use kinds::*;
 pub use sequences::*;
+pub use steps::*;
 
 /// What a branch is, as LBR_SELECT's filters tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod pmu_memory;
 mod pmu_msrs;
 mod pmu_overflow;
 mod reset;
+mod single_step;
 mod smm;
 mod vmx;
 mod vmx_debugctl;
@@ -33,7 +34,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const FIRST_LIFE: [Group; 21] = [
+const FIRST_LIFE: [Group; 22] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -49,6 +50,7 @@ const FIRST_LIFE: [Group; 21] = [
     ("Last branch records: call stack", lbr_callstack::rows),
     ("XSAVE: architectural LBRs", arch_lbr_xsave::rows),
     ("IA32_DEBUGCTL", debugctl::rows),
+    ("Single steps", single_step::rows),
     ("Performance monitoring: registers", pmu_msrs::rows),
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: memory", pmu_memory::rows),
