@@ -103,6 +103,14 @@ pub fn wrmsr(index: u32, value: u64) {
     try_wrmsr(index, value).unwrap_or_else(|trap| panic!("WRMSR {index:#x}, {value:#x}: {trap}"));
 }
 
+/// DR6.
+pub fn read_dr6() -> u64 {
+    let value;
+    // SAFETY: reading has no effect.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack)) }
+    value
+}
+
 /// CR4.
 pub fn read_cr4() -> u64 {
     let value;

@@ -54,6 +54,7 @@ pub mod field {
     pub const ENTRY_LOAD_COUNT: u64 = 0x4014;
     pub const EXCEPTION_BITMAP: u64 = 0x4004;
     pub const ENTRY_INTERRUPTION: u64 = 0x4016;
+    pub const ENTRY_INSTRUCTION_LENGTH: u64 = 0x401a;
     pub const INSTRUCTION_ERROR: u64 = 0x4400;
     pub const EXIT_REASON: u64 = 0x4402;
     pub const EXIT_INTERRUPTION: u64 = 0x4404;
@@ -67,6 +68,7 @@ pub mod field {
     pub const EXIT_QUALIFICATION: u64 = 0x6400;
     pub const GUEST_INTERRUPTIBILITY: u64 = 0x4824;
     pub const GUEST_ACTIVITY: u64 = 0x4826;
+    pub const GUEST_DR7: u64 = 0x681a;
     pub const GUEST_RFLAGS: u64 = 0x6820;
     pub const GUEST_PENDING_DEBUG: u64 = 0x6822;
 }
@@ -118,7 +120,9 @@ pub mod guest {
             }
         };
     }
-    guests! { exit cpuid jump nops_10 nops_110 rdmsr rdmsr_lbr_ctl wrmsr rdpmc step nops_long smi }
+    guests! {
+        exit cpuid jump nops_10 nops_110 rdmsr rdmsr_lbr_ctl wrmsr rdpmc step int1 store nops_long smi
+    }
 }
 
 global_asm!(
@@ -220,6 +224,15 @@ guest_step:
     nop
     vmcall
 
+guest_int1:
+    .byte 0xf1
+    vmcall
+
+    // a breakpoint is for the store
+guest_store:
+    mov [rip + vmx_answer], al
+    vmcall
+
     .bss
     .balign 8
     .globl vmx_answer
@@ -252,6 +265,12 @@ pub fn read(field: u64) -> u64 {
 pub fn answer() -> u64 {
     // SAFETY: one CPU; volatile, as assembly writes it.
     unsafe { (&raw const vmx_answer).read_volatile() }
+}
+
+/// Sets DR0 to where [`guest::store`] stores.
+pub fn break_at_store() {
+    // SAFETY: DR7 enables no breakpoint here.
+    unsafe { asm!("mov dr0, {}", in(reg) &raw const vmx_answer) }
 }
 
 /// FROM and TO of the last branch before VM entry.
@@ -359,7 +378,7 @@ pub fn prepare(code: unsafe extern "C" fn(), wanted: Controls) {
         (0x481c, 0xc093), (0x481e, 0xc093), (0x4820, 0x1_0000), (0x4822, 0x8b),
         (0x6814, tss_base), (0x6816, gdt_base), (0x6818, idt_base),
         // Guest: control registers, DR7, RSP, RIP, RFLAGS, no VMCS shadowed.
-        (0x6800, cr0), (0x6802, cr3), (0x6804, cr4), (0x681a, 0x400),
+        (0x6800, cr0), (0x6802, cr3), (0x6804, cr4), (field::GUEST_DR7, 0x400),
         (0x681c, stack), (0x681e, code as usize as u64), (field::GUEST_RFLAGS, 2),
         (0x2800, u64::MAX),
     ];

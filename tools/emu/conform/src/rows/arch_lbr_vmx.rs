@@ -3,9 +3,10 @@
 //! do to the architectural last branch records.
 
 use super::vmx::{
-    ends, exits, injection, step_delivery_exits, step_exits, DEBUG_EXCEPTION, EXTERNAL_INTERRUPT,
+    ends, exits, injection, step_delivery_exits, DEBUG_EXCEPTION, EXTERNAL_INTERRUPT, INT1,
     INVALID_GUEST_STATE, NONE, VMCALL,
 };
+use super::vmx_debugctl::{debug_exits, DEBUGGED};
 use crate::boot;
 use crate::branches;
 use crate::cpu::{rdmsr, wrmsr};
@@ -190,11 +191,22 @@ fn records(report: &mut Report, facts: &Facts) {
         ("a #DB that VM entry injects is recorded and leaves IA32_LBR_CTL.LBREn set"),
         || injection(facts, BOTH, (field::GUEST_LBR_CTL, on), DEBUG_EXCEPTION)
     );
-    row!(
-        report,
-        ("a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set"),
-        || step_exits(facts, BOTH, (field::GUEST_LBR_CTL, on))
-    );
+    row!(report, ("a #DB that VM entry injects as that of INT1 is recorded and leaves IA32_LBR_CTL.LBREn set"), || injection(
+        facts,
+        BOTH,
+        (field::GUEST_LBR_CTL, on),
+        INT1
+    ));
+    for guest in &DEBUGGED {
+        row!(
+            report,
+            (
+                "a #DB that exits leaves the guest's IA32_LBR_CTL.LBREn set: {}",
+                guest.about
+            ),
+            || debug_exits(facts, guest, BOTH, (field::GUEST_LBR_CTL, on))
+        );
+    }
     row!(
         report,
         ("a #DB whose delivery exits clears the guest's IA32_LBR_CTL.LBREn"),

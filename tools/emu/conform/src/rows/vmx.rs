@@ -2,6 +2,7 @@
 //! SDM vol. 3, "VM Entries", "VM Exits", "VMX Capability Reporting Facility": what
 //! they do to the PMU and to the LBR.
 
+use super::vmx_debugctl::{debug_exits, DEBUGGED};
 use crate::apic;
 use crate::branches::{self, Branch, Kind, Ring};
 use crate::cpu::{rdmsr, wrmsr};
@@ -18,6 +19,8 @@ use crate::vmx::{self, field, guest, Controls, End};
 pub(super) const EXTERNAL_INTERRUPT: u64 = 1 << 31 | traps::LOCAL as u64;
 /// VM-entry interruption information: valid, hardware exception, #DB.
 pub(super) const DEBUG_EXCEPTION: u64 = 1 << 31 | 3 << 8 | 1;
+/// VM-entry interruption information: valid, privileged software exception, #DB.
+pub(super) const INT1: u64 = 1 << 31 | 5 << 8 | 1;
 // Basic exit reasons.
 pub(super) const EXCEPTION_OR_NMI: u64 = 0;
 pub(super) const VMCALL: u64 = 18;
@@ -170,6 +173,7 @@ pub(super) fn injection(
     vmx::prepare(code, controls);
     vmx::write(field, value);
     vmx::write(field::ENTRY_INTERRUPTION, event);
+    vmx::write(field::ENTRY_INSTRUCTION_LENGTH, 1);
     vmx::write(field::GUEST_RFLAGS, 0x202);
     traps::handle(vector, handler as usize as u64);
     let end = vmx::enter();
@@ -201,19 +205,6 @@ pub(super) fn step_delivery_exits(
     same("the guest's field", vmx::read(field), left)
 }
 
-/// A guest with `controls` and `value` in `field` is stepped; its #DB exits, and the field
-/// is as before.
-pub(super) fn step_exits(facts: &Facts, controls: Controls, (field, value): (u64, u64)) -> Verdict {
-    lbr::reset(facts, 0);
-    vmx::prepare(guest::step, controls);
-    vmx::write(field, value);
-    vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
-    vmx::write(field::GUEST_RFLAGS, 0x102);
-    exits(EXCEPTION_OR_NMI)?;
-    same("vector", vmx::read(field::EXIT_INTERRUPTION) & 0xff, 1)?;
-    same("the guest's field", vmx::read(field), value)
-}
-
 fn records(report: &mut Report, facts: &Facts) {
     row!(
         report,
@@ -228,11 +219,22 @@ fn records(report: &mut Report, facts: &Facts) {
         ("a #DB that VM entry injects is recorded and leaves IA32_DEBUGCTL.LBR set"),
         || injection(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR), DEBUG_EXCEPTION)
     );
-    row!(
-        report,
-        ("a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set"),
-        || step_exits(facts, DEBUG, (field::GUEST_DEBUGCTL, LBR))
-    );
+    row!(report, ("a #DB that VM entry injects as that of INT1 is recorded and leaves IA32_DEBUGCTL.LBR set"), || injection(
+        facts,
+        DEBUG,
+        (field::GUEST_DEBUGCTL, LBR),
+        INT1
+    ));
+    for guest in &DEBUGGED {
+        row!(
+            report,
+            (
+                "a #DB that exits leaves the guest's IA32_DEBUGCTL.LBR set: {}",
+                guest.about
+            ),
+            || debug_exits(facts, guest, DEBUG, (field::GUEST_DEBUGCTL, LBR))
+        );
+    }
     row!(
         report,
         ("a #DB whose delivery exits clears the guest's IA32_DEBUGCTL.LBR"),

@@ -2,11 +2,11 @@
 //! SDM vol. 3, "VM Entries" and "VM Exits": IA32_DEBUGCTL and pending debug exceptions.
 
 use super::vmx::{ends, exits, DEBUG, EXCEPTION_OR_NMI, INVALID_GUEST_STATE, NONE, VMCALL};
-use crate::cpu::{rdmsr, wrmsr};
+use crate::cpu::{rdmsr, read_dr6, wrmsr};
 use crate::facts::Facts;
-use crate::lbr::{BTF, FREEZE_LBRS_ON_PMI};
+use crate::lbr::{self, BTF, FREEZE_LBRS_ON_PMI};
 use crate::msr::IA32_DEBUGCTL;
-use crate::report::{row, same, Failure, Report};
+use crate::report::{row, same, Failure, Report, Verdict};
 use crate::vmx::{self, field, guest, Controls, End};
 
 // Basic exit reasons.
@@ -17,6 +17,74 @@ const BS: u64 = 1 << 14;
 const RFLAGS: u64 = 2;
 const TF: u64 = 1 << 8;
 const IF: u64 = 1 << 9;
+
+/// A guest that meets a debug exception.
+pub(super) struct Debugged {
+    /// How, for the name of a row.
+    pub(super) about: &'static str,
+    code: unsafe extern "C" fn(),
+    rflags: u64,
+    dr7: u64,
+    /// Interruption type.
+    kind: u64,
+    /// What the exit qualification says of it.
+    qualification: u64,
+}
+
+pub(super) const DEBUGGED: [Debugged; 3] = [
+    Debugged {
+        about: "a single step",
+        code: guest::step,
+        rflags: 0x102,
+        dr7: 0x400,
+        kind: 3,
+        qualification: 1 << 14,
+    },
+    Debugged {
+        about: "INT1",
+        code: guest::int1,
+        rflags: 2,
+        dr7: 0x400,
+        kind: 5,
+        qualification: 0,
+    },
+    Debugged {
+        about: "a data breakpoint",
+        code: guest::store,
+        rflags: 2,
+        dr7: 0x1_0401,
+        kind: 3,
+        qualification: 1,
+    },
+];
+
+/// The #DB of a guest with `controls` and `value` in `field` exits: the field is as before,
+/// DR6 and DR7 are, and nothing is recorded.
+pub(super) fn debug_exits(
+    facts: &Facts,
+    guest: &Debugged,
+    controls: Controls,
+    (field, value): (u64, u64),
+) -> Verdict {
+    lbr::reset(facts, 0);
+    vmx::break_at_store();
+    let entry = controls.entry | vmx::LOAD_DEBUG_CONTROLS;
+    vmx::prepare(guest.code, Controls { entry, ..controls });
+    vmx::write(field, value);
+    vmx::write(field::EXCEPTION_BITMAP, 1 << 1);
+    vmx::write(field::GUEST_RFLAGS, guest.rflags);
+    vmx::write(field::GUEST_DR7, guest.dr7);
+    let dr6 = read_dr6();
+    exits(EXCEPTION_OR_NMI)?;
+    let event = vmx::read(field::EXIT_INTERRUPTION);
+    same("vector", event & 0xff, 1)?;
+    same("type", event >> 8 & 7, guest.kind)?;
+    let qualification = vmx::read(field::EXIT_QUALIFICATION);
+    same("qualification", qualification, guest.qualification)?;
+    same("the guest's field", vmx::read(field), value)?;
+    same("DR6", read_dr6(), dr6)?;
+    same("record", lbr::record(facts, 0).0, 0)
+}
 
 pub fn rows(report: &mut Report, _facts: &Facts) {
     register(report);
