@@ -9,10 +9,13 @@ const SPURIOUS: u64 = 0xf0;
 const ID: u64 = 0x20;
 const COMMAND: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
+const LVT_TIMER: u64 = 0x320;
 const LVT_PERFORMANCE: u64 = 0x340;
 
 /// The mask bit of an LVT entry.
 pub const MASKED: u32 = 1 << 16;
+/// The LVT entry of a timer that IA32_TSC_DEADLINE starts.
+pub const TSC_DEADLINE: u32 = 2 << 17;
 /// An LVT entry that delivers an NMI.
 pub const NMI: u32 = 4 << 8;
 
@@ -50,6 +53,11 @@ pub fn this() -> u32 {
 pub fn command_to(destination: u32) -> u64 {
     write(COMMAND_HIGH, destination);
     BASE + COMMAND
+}
+
+/// Sets the timer's LVT entry.
+pub fn set_timer_entry(entry: u32) {
+    write(LVT_TIMER, entry);
 }
 
 /// The performance monitoring counters' LVT entry.

@@ -3,6 +3,7 @@
 
 pub const IA32_TIME_STAMP_COUNTER: u32 = 0x10;
 pub const IA32_PLATFORM_ID: u32 = 0x17;
+pub const IA32_TSC_ADJUST: u32 = 0x3b;
 pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
 pub const IA32_PMC0: u32 = 0xc1;
 pub const MSR_PLATFORM_INFO: u32 = 0xce;
@@ -29,6 +30,7 @@ pub const IA32_PERF_GLOBAL_CTRL: u32 = 0x38f;
 pub const IA32_PERF_GLOBAL_STATUS_RESET: u32 = 0x390;
 pub const IA32_PERF_GLOBAL_STATUS_SET: u32 = 0x391;
 pub const IA32_PERF_GLOBAL_INUSE: u32 = 0x392;
+pub const IA32_TSC_DEADLINE: u32 = 0x6e0;
 pub const IA32_A_PMC0: u32 = 0x4c1;
 pub const IA32_XSS: u32 = 0xda0;
 pub const IA32_LER_INFO: u32 = 0x1e0;

@@ -20,6 +20,7 @@ mod pmu_overflow;
 mod reset;
 mod single_step;
 mod smm;
+mod tsc;
 mod vmx;
 mod vmx_debugctl;
 mod vmx_msrs;
@@ -34,7 +35,7 @@ use crate::traps::GP;
 type Group = (&'static str, fn(&mut Report, &Facts));
 
 /// In order: what the machine is after power-up comes first.
-const FIRST_LIFE: [Group; 22] = [
+const FIRST_LIFE: [Group; 23] = [
     ("Processor management and initialization", reset::rows),
     ("CPUID", cpuid::rows),
     (
@@ -51,6 +52,7 @@ const FIRST_LIFE: [Group; 22] = [
     ("XSAVE: architectural LBRs", arch_lbr_xsave::rows),
     ("IA32_DEBUGCTL", debugctl::rows),
     ("Single steps", single_step::rows),
+    ("Time-stamp counter", tsc::rows),
     ("Performance monitoring: registers", pmu_msrs::rows),
     ("Performance monitoring: counting", pmu_count::rows),
     ("Performance monitoring: memory", pmu_memory::rows),

@@ -52,7 +52,8 @@ pub fn rows(report: &mut Report, facts: &Facts) {
 /// model-specific registers alone.
 fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, u64)> {
     let general = (1 << facts.general) - 1;
-    let pmu = [
+    let common = [
+        ("IA32_TSC_ADJUST", msr::IA32_TSC_ADJUST, 0x1000, 0),
         ("IA32_PERFEVTSEL0", msr::IA32_PERFEVTSEL0, 0x3_00c0, 0),
         ("IA32_PMC0", msr::IA32_PMC0, 0x1234, 0),
         ("IA32_FIXED_CTR0", msr::IA32_FIXED_CTR0, 0x5678, 0),
@@ -100,7 +101,7 @@ fn left(facts: &Facts) -> impl Iterator<Item = (&'static str, u32, u64, u64)> {
         lbr.map(|(name, index, value)| (name, index, value, if survives { value } else { 0 }));
     let xss = ("IA32_XSS", msr::IA32_XSS, xsave::LBR, 0);
     let xss = survives.then_some(xss);
-    pmu.into_iter().chain(lbr).chain(xss)
+    common.into_iter().chain(lbr).chain(xss)
 }
 
 /// Leaves a value in each register; nothing counts, and recording is on, but of no branch.
