@@ -71,7 +71,7 @@ const FIRST_LIFE: [Group; 23] = [
 ];
 
 /// What a life begins with that ends the one before, and what is there then.
-const LATER_LIVES: [(Reset, Group); 2] = [
+const LATER_LIVES: [(Reset, Group); 3] = [
     (
         Reset::Init,
         ("Processor management: INIT", reset::after_init),
@@ -79,6 +79,11 @@ const LATER_LIVES: [(Reset, Group); 2] = [
     (
         Reset::Warm,
         ("Processor management: RESET", reset::after_reset),
+    ),
+    (
+        Reset::Sleep,
+        // Only memory had power.
+        ("Processor management: S3", reset::rows),
     ),
 ];
 
