@@ -128,3 +128,7 @@ check "perf record --call-graph lbr" sh -c 'profile callgraph 1 20000 >/tmp/repo
 artifact callgraph /tmp/report
 check "the call chains go up to main" grep -q main /tmp/report
 check "and to the function that has most samples" grep -q lfsr_cond /tmp/report
+
+# RFLAGS.TF, and IA32_DEBUGCTL.BTF.
+check "a debugger stops a program at each instruction, then at each branch" single_step
+check_fails "the kernel itself is not stepped through" sh -c "dmesg | grep 'WARNING.*traps\.c'"
