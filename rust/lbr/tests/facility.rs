@@ -152,6 +152,21 @@ fn only_usable_facilities_are_taken() {
 }
 
 #[test]
+fn a_facility_says_what_it_is() {
+    for format in 3..8 {
+        for depth in [8, 16, 32] {
+            let facility = facility(Description {
+                format,
+                depth,
+                ..SKYLAKE
+            });
+            assert_eq!(facility.format().lbr_fmt(), format);
+            assert_eq!(facility.depth(), depth);
+        }
+    }
+}
+
+#[test]
 fn registers_have_their_numbers() {
     for (description, msr, register) in [
         (SKYLAKE, 0x1c7, None),
@@ -304,6 +319,10 @@ fn sign_bits_of_from_are_extended_only_without_tsx() {
         if let Register::From(_) = register {
             assert!(accepts(haswell_no_tsx, register, write));
         }
+    }
+    // Nothing is to extend, whether the register takes it or not.
+    for read in [1 << 61, 1 << 62] {
+        assert_eq!(no_tsx.written_back(Register::From(0), read), read);
     }
     // Elsewhere these are flags, or bits of the address.
     let skylake_no_tsx = Description {

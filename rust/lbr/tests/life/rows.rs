@@ -266,10 +266,13 @@ fn a_reset_keeps_all_but_the_event() {
     row.is_served();
     assert_eq!(row.runs(Guest::Nothing), [Trace::Owned]);
     row.has(FROM, BRANCH);
-    // Unused, it stays without one.
+    // Unused, it stays without one, and there is none to release.
     row.writes_debugctl(OFF);
+    row.does(Action::SchedOut { thread: 0 });
+    row.does(Action::SchedIn { thread: 0, cpu: 0 });
     row.does(Action::Reset { thread: 1 });
-    row.is_served();
+    assert_eq!(row.begins_slice(), []);
+    assert_eq!(row.begins_slice(), []);
     assert!(!row.0.kvm.published.has_event);
 }
 
@@ -408,6 +411,13 @@ fn versions_two_and_three_freeze() {
     let mut row = Row::recording();
     row.runs(Guest::VirtualPmi { version: 2 });
     assert!(row.0.kvm.debugctl.lbr());
+}
+
+#[test]
+fn bits_of_debugctl_are_added() {
+    let both = LBR | Debugctl::FREEZE_LBRS_ON_PMI;
+    assert_eq!(both.into_raw(), 0x801);
+    assert_eq!(both | LBR, both);
 }
 
 #[test]
