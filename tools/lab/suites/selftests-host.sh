@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-#: about = "KVM selftests: a guest shares the LBR with the host and other guests"
+#: about = "KVM selftests: a guest shares the LBR with the host and other guests, its own too"
 #: parts = ["module", "selftests"]
 
 load_kvm lbr=off
 load_guest_lbr
-for name in reclaim host_events host_debugctl release isolation; do
+for name in reclaim host_events host_debugctl release isolation nested; do
 	subtests "lbr_$name" /selftests/kvm-selftests "lbr_$name" --provider guest_lbr
 done
 check "the module is unloaded after the tests" rmmod guest_lbr

@@ -2,12 +2,13 @@
 /*
  * The code that runs inside a guest, position independent, copied to guest
  * memory as it is.  Ring 0, 64-bit, interrupts off unless said otherwise.  It goes
- * on in guest_debug.S and ends in guest_end.S.
+ * on in guest_debug.S and guest_nested.S, and ends in guest_end.S.
  *
  * r15 always points to the vCPU's block (struct layout in guest.rs).  The
  * interpreter walks the commands there: r14 is the current one, r13 receives
  * the vector of an exception.  A command is { u32 code, u32 arg, u64 value,
- * u64 result, u64 vector }.
+ * u64 result, u64 vector }.  Commands of a guest that is a hypervisor are in
+ * guest_nested.S.
  */
 	.section .rodata.guest, "a", @progbits
 	.p2align 12
@@ -58,6 +59,8 @@ guest_entry:
 	je	.Lwrmsr
 	cmp	ebx, 3
 	je	.Lcall
+	cmp	ebx, 4
+	jae	.Lnested
 	out	PORT_DONE, al
 	jmp	guest_entry
 .Lrdmsr:

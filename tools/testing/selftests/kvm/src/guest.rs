@@ -12,6 +12,7 @@ use vm_memory::ByteValued;
 core::arch::global_asm!(
     include_str!("guest.S"),
     include_str!("guest_debug.S"),
+    include_str!("guest_nested.S"),
     include_str!("guest_end.S"),
     options(raw)
 );
@@ -23,6 +24,10 @@ pub(crate) const BLOCK_FAULT_RIP: u64 = 0x18;
 pub(crate) const BLOCK_NOTE_VECTOR: u64 = 0x20;
 pub(crate) const BLOCK_NOTE_DEBUGCTL: u64 = 0x28;
 pub(crate) const BLOCK_NOTE_COUNT: u64 = 0x30;
+/// How many accesses to MSRs of L2's exited to L1.
+pub(crate) const BLOCK_L2_MSR_EXITS: u64 = 0x40;
+/// L2's r15: where its block is.
+pub(crate) const BLOCK_L2_R15: u64 = 0x48;
 pub(crate) const BLOCK_COMMANDS: u64 = 0x1000;
 /// Size of a block; the stack is at its end.
 pub(crate) const BLOCK_SIZE: u64 = 0x1_0000;
@@ -35,6 +40,8 @@ pub(crate) const PORT_DONE: u16 = 0xf1;
 pub(crate) const PORT_YIELD: u16 = 0xf2;
 /// An exception that no test expects.
 pub(crate) const PORT_FAULT: u16 = 0xf3;
+/// The guest is in SMM.
+pub(crate) const PORT_SMI: u16 = 0xf4;
 
 /// The vector that a guest's LVTPC entry should use.
 pub const PMI_VECTOR: u8 = 0x40;
@@ -128,6 +135,16 @@ symbols! {
     PageFaultMark = guest_page_fault_mark,
     /// Its read.
     PageFaultAt = guest_page_fault_at,
+    /// The interpreter's commands for a hypervisor.
+    Nested = guest_nested,
+    /// L2's end of a list; also a handler of L2's that ends it.
+    Vmcall = guest_vmcall,
+    /// L1's host RIP.
+    L2Exit = guest_l2_exit,
+    /// What runs in SMM.
+    Smm = guest_smm,
+    /// Its end.
+    SmmEnd = guest_smm_end,
     /// Behind the last byte of the code.
     End = guest_end,
     /// The table of the branches of `Mixed`.
@@ -160,6 +177,11 @@ pub(crate) fn image() -> &'static [u8] {
     bytes(Symbol::Start, Symbol::End)
 }
 
+/// Returns what runs in SMM.
+pub(crate) fn smm_image() -> &'static [u8] {
+    bytes(Symbol::Smm, Symbol::SmmEnd)
+}
+
 /// A branch of [`Symbol::Mixed`], addresses relative to the start of the code.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
@@ -190,6 +212,25 @@ pub enum Command {
     Wrmsr(u32, u64),
     /// Call a routine with an argument.
     Call(Symbol, u32),
+    /// VMXON with the region at this physical address.
+    Vmxon(u64),
+    /// VMCLEAR and VMPTRLD of the VMCS at this physical address.
+    Vmptrld(u64),
+    /// Write a field of the VMCS.
+    Vmwrite(u32, u64),
+    /// Read a field of the VMCS.
+    Vmread(u32),
+    /// VMLAUNCH or VMRESUME; the result is the reason of the VM-exit.
+    Vmenter,
+}
+
+/// What an interpreter does at the end of its list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// Exit to userspace.
+    Done,
+    /// In L2, exit to L1.
+    Vmcall,
 }
 
 /// A command as it lies in guest memory.
@@ -213,11 +254,26 @@ impl RawCommand {
             Command::Rdmsr(msr) => (1, msr, 0),
             Command::Wrmsr(msr, value) => (2, msr, value),
             Command::Call(routine, arg) => (3, arg, base + routine.offset()),
+            Command::Vmxon(address) => (5, 0, address),
+            Command::Vmptrld(address) => (6, 0, address),
+            Command::Vmwrite(field, value) => (7, field, value),
+            Command::Vmread(field) => (8, field, 0),
+            Command::Vmenter => (9, 0, 0),
         };
         Self {
             code,
             arg,
             value,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn end(end: End) -> Self {
+        Self {
+            code: match end {
+                End::Done => 0,
+                End::Vmcall => 4,
+            },
             ..Self::default()
         }
     }
@@ -230,8 +286,8 @@ impl RawCommand {
     }
 }
 
-/// What came of a command: the MSR read or the routine's result, or the
-/// exception that RDMSR or WRMSR raised.
+/// What came of a command: what was read, the routine's result or the reason of a
+/// VM-exit, or the exception that RDMSR or WRMSR raised.
 pub type Outcome = Result<u64, Exception>;
 
 /// An exception in the guest.
@@ -244,8 +300,14 @@ pub struct Exception {
 /// General protection.
 pub const GP: Exception = Exception { vector: 13 };
 
+/// No exception: a VMX instruction failed (VMfail).
+pub const VMX_FAILED: Exception = Exception { vector: 0x100 };
+
 impl fmt::Display for Exception {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == VMX_FAILED {
+            return f.write_str("a VMX instruction failed in the guest");
+        }
         write!(f, "exception {} in the guest", self.vector)
     }
 }

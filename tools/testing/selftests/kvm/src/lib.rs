@@ -9,20 +9,24 @@
 //! * [`host`]: what this host is: LBR depth and format, provider, CPUs;
 //! * [`msr`]: the registers and a snapshot of the whole LBR state;
 //! * [`guest`]: the code that runs inside and the commands that it obeys;
+//! * [`block`]: how it gets them;
 //! * [`vm`]: a virtual machine in 64-bit mode without any device but the APIC;
 //! * [`vcpu`]: its vCPUs;
+//! * [`nested`]: a guest of the guest's;
 //! * [`thread`]: a vCPU on a thread of its own;
 //! * [`stats`]: how often a vCPU exited;
 //! * [`perf`]: the host's own use of the LBR, and tracepoints;
 //! * [`hardware`]: the host's MSRs, behind the kernel's back;
 //! * [`module`]: loading and unloading guest_lbr.ko.
 
+pub mod block;
 pub mod guest;
 pub mod hardware;
 pub mod host;
 pub mod ktap;
 pub mod module;
 pub mod msr;
+pub mod nested;
 pub mod perf;
 pub mod stats;
 pub mod thread;

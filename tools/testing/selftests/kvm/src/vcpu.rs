@@ -3,24 +3,24 @@
 //! at it.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
+use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_bindings::{kvm_guest_debug, kvm_msr_entry, Msrs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
-use crate::guest::{self, Command, Outcome, RawCommand, Symbol};
+use crate::block::Block;
+use crate::guest::{self, Command, End, Outcome, Symbol};
 use crate::msr::{Branch, Geometry, Snapshot};
 use crate::stats::Stats;
-use crate::vm::{CODE, SIZE};
 
 /// How many exits may be counted in a short run that the guest did not cause.
 pub const EXIT_NOISE: u64 = 50;
 
 const DB_VECTOR: u8 = 1;
 
-fn many_reads(lbr: Geometry) -> Vec<Command> {
+/// Reads all LBR registers, many times.
+pub fn many_reads(lbr: Geometry) -> Vec<Command> {
     lbr.registers()
         .into_iter()
         .cycle()
@@ -36,6 +36,8 @@ pub enum Stop {
     Done,
     /// A routine yielded; [`Vcpu::resume`] goes on.
     Yield,
+    /// It is in SMM, which it leaves when it goes on.
+    Smi,
 }
 
 /// What an exception's handler found.
@@ -53,57 +55,49 @@ pub struct Note {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
-    memory: Arc<MmapRegion>,
-    base: u64,
-    block: u64,
+    block: Block,
 }
 
 impl Vcpu {
-    /// `block` is the guest-physical address of the vCPU's block.
-    pub(crate) fn new(fd: VcpuFd, memory: Arc<MmapRegion>, base: u64, block: u64) -> Self {
-        Self {
-            fd,
-            memory,
-            base,
-            block,
-        }
+    pub(crate) fn new(fd: VcpuFd, block: Block) -> Self {
+        Self { fd, block }
     }
 
     pub(crate) fn fd(&self) -> &VcpuFd {
         &self.fd
     }
 
-    pub(crate) fn block(&self) -> u64 {
-        self.block
+    pub(crate) fn block(&self) -> &Block {
+        &self.block
     }
 
     /// Returns the linear address of a place in the code.
     pub fn address(&self, symbol: Symbol) -> u64 {
-        self.base + CODE + symbol.offset()
+        self.block.address(symbol)
     }
 
     /// Returns the linear address of an offset into the code.
     pub fn code_address(&self, offset: u64) -> u64 {
-        self.base + CODE + offset
+        self.block.code_address(offset)
     }
 
     /// Returns whether the VM's memory is at this linear address.
     pub fn owns(&self, address: u64) -> bool {
-        (self.base..self.base + SIZE).contains(&address)
+        self.block.owns(address)
     }
 
     /// Returns DEBUGCTL as the PMI handler found it.
     pub fn debugctl_at_pmi(&self) -> Result<u64> {
-        self.peek(guest::BLOCK_PMI_DEBUGCTL)
+        self.block.peek(guest::BLOCK_PMI_DEBUGCTL)
     }
 
     /// Returns the last exception that the guest noted and how many there were,
     /// see [`crate::vm::Vm::note_exceptions`].
     pub fn note(&self) -> Result<Note> {
         Ok(Note {
-            vector: self.peek(guest::BLOCK_NOTE_VECTOR)?,
-            debugctl: self.peek(guest::BLOCK_NOTE_DEBUGCTL)?,
-            count: self.peek(guest::BLOCK_NOTE_COUNT)?,
+            vector: self.block.peek(guest::BLOCK_NOTE_VECTOR)?,
+            debugctl: self.block.peek(guest::BLOCK_NOTE_DEBUGCTL)?,
+            count: self.block.peek(guest::BLOCK_NOTE_COUNT)?,
         })
     }
 
@@ -139,25 +133,34 @@ impl Vcpu {
         }
     }
 
-    fn peek(&self, offset: u64) -> Result<u64> {
-        let at = (self.block + offset) as usize;
-        Ok(self.memory.as_volatile_slice().read_obj(at)?)
+    /// Sends an SMI.
+    pub fn smi(&self) -> Result<()> {
+        self.fd.smi().context("KVM_SMI")
+    }
+
+    /// Returns where the guest is.
+    pub fn rip(&self) -> Result<u64> {
+        Ok(self.fd.get_regs().context("KVM_GET_REGS")?.rip)
+    }
+
+    /// Returns what userspace has to keep of the guest's VMX.
+    pub fn nested_state(&self) -> Result<KvmNestedStateBuffer> {
+        let mut state = KvmNestedStateBuffer::empty();
+        self.fd
+            .nested_state(&mut state)
+            .context("KVM_GET_NESTED_STATE")?;
+        Ok(state)
+    }
+
+    /// Restores it; returns whether KVM accepted it.
+    pub fn set_nested_state(&self, state: &KvmNestedStateBuffer) -> bool {
+        self.fd.set_nested_state(state).is_ok()
     }
 
     /// Has the guest obey a list of commands; returns at its end or when a
     /// routine yields.
     pub fn start(&mut self, commands: &[Command]) -> Result<Stop> {
-        ensure!(commands.len() < guest::MAX_COMMANDS, "too many commands");
-        let mut raw: Vec<_> = commands
-            .iter()
-            .map(|command| RawCommand::new(*command, self.base + CODE))
-            .collect();
-        raw.push(RawCommand::default());
-        let mut at = (self.block + guest::BLOCK_COMMANDS) as usize;
-        for command in raw {
-            self.memory.as_volatile_slice().write_obj(command, at)?;
-            at += size_of::<RawCommand>();
-        }
+        self.block.put(commands, End::Done)?;
         self.resume()
     }
 
@@ -166,36 +169,30 @@ impl Vcpu {
         let what = match self.fd.run().context("KVM_RUN")? {
             VcpuExit::IoOut(guest::PORT_DONE, _) => return Ok(Stop::Done),
             VcpuExit::IoOut(guest::PORT_YIELD, _) => return Ok(Stop::Yield),
+            VcpuExit::IoOut(guest::PORT_SMI, _) => return Ok(Stop::Smi),
             VcpuExit::IoOut(guest::PORT_FAULT, _) => None,
             other => Some(format!("{other:?}")),
         };
         match what {
-            Some(exit) => bail!("unexpected exit {exit}, rip {:#x}", self.fd.get_regs()?.rip),
+            Some(exit) => bail!("unexpected exit {exit}, rip {:#x}", self.rip()?),
             None => bail!(
                 "unexpected exception {} in the guest, rip {:#x}",
-                self.peek(guest::BLOCK_FAULT_VECTOR)?,
-                self.peek(guest::BLOCK_FAULT_RIP)?
+                self.block.peek(guest::BLOCK_FAULT_VECTOR)?,
+                self.block.peek(guest::BLOCK_FAULT_RIP)?
             ),
         }
     }
 
     /// Returns what came of the first `count` commands of the last list.
     pub fn outcomes(&self, count: usize) -> Result<Vec<Outcome>> {
-        (0..count)
-            .map(|index| {
-                let offset = guest::BLOCK_COMMANDS + (index * size_of::<RawCommand>()) as u64;
-                let at = (self.block + offset) as usize;
-                let raw: RawCommand = self.memory.as_volatile_slice().read_obj(at)?;
-                Ok(raw.outcome())
-            })
-            .collect()
+        self.block.outcomes(count)
     }
 
     /// Has the guest obey a list without yields; returns what came of each.
     pub fn run(&mut self, commands: &[Command]) -> Result<Vec<Outcome>> {
         match self.start(commands)? {
             Stop::Done => self.outcomes(commands.len()),
-            Stop::Yield => bail!("a routine yielded in a list that should not"),
+            other => bail!("a list that should not stop did: {other:?}"),
         }
     }
 
@@ -300,25 +297,21 @@ impl Vcpu {
     /// Returns what [`Symbol::Jumps`] (or `JumpsOn`) leaves in the records,
     /// newest first, given the address of its first jump.
     pub fn expected_jumps(&self, first: Symbol, lbr: Geometry) -> Vec<Branch> {
-        let first = self.address(first);
-        (0..guest::JUMPS)
-            .rev()
-            .take(lbr.depth as usize)
-            .map(|number| first + number * guest::JUMP_STRIDE)
-            .map(|from| Branch {
-                from,
-                to: from + guest::JUMP_STRIDE,
-            })
-            .collect()
+        self.block.expected_jumps(first, lbr)
     }
 
     /// Returns how many exits a list of commands causes, host interrupts and
     /// the exit at its end aside. A few more may be counted that the guest
     /// does not cause, see [`EXIT_NOISE`].
     pub fn exits_of(&mut self, commands: &[Command]) -> Result<u64> {
+        self.exits_while(|vcpu| vcpu.run(commands).map(drop))
+    }
+
+    /// The same of whatever enters the guest once.
+    pub fn exits_while(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<u64> {
         let stats = self.stats()?;
         let before = stats.synchronous_exits()?;
-        self.run(commands)?;
+        run(self)?;
         Ok(stats.synchronous_exits()? - before - 1)
     }
 

@@ -12,6 +12,7 @@ use kvm_bindings::{
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
+use crate::block::Block;
 use crate::guest::{self, Symbol};
 use crate::host::Host;
 use crate::vcpu::Vcpu;
@@ -22,23 +23,33 @@ pub const BASE: u64 = 0x1000_0000_0000;
 pub const SIZE: u64 = 2 << 20;
 
 // Guest-physical addresses.
-const PML4: u64 = 0x1000;
+pub(crate) const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;
-const GDT: u64 = 0x4000;
-const IDT: u64 = 0x5000;
+pub(crate) const GDT: u64 = 0x4000;
+pub(crate) const IDT: u64 = 0x5000;
+pub(crate) const L2_IDT: u64 = 0x6000;
+/// Free for VMX.
+pub(crate) const VMX: u64 = 0x7000;
 pub(crate) const CODE: u64 = 0x1_0000;
 const BLOCKS: u64 = 0x10_0000;
+/// Where SMM begins after reset.
+const SMM: u64 = 0x3_8000;
+/// A slot of the address space that KVM has for SMM.
+const SMM_SLOT: u32 = 1 << 16;
 const MAX_VCPUS: u64 = (SIZE - BLOCKS) / guest::BLOCK_SIZE;
+
+/// Where L2 sees the memory: at L1's linear address with this bit changed.
+const L2_VIEW: u64 = 1 << 46;
 
 const PAGE_PRESENT_WRITABLE: u64 = 0x3;
 const PAGE_LARGE: u64 = 0x80;
 const GDT_CODE: u64 = 0x00af_9b00_0000_ffff;
 const GDT_DATA: u64 = 0x00cf_9300_0000_ffff;
-const SELECTOR_CODE: u16 = 0x08;
-const SELECTOR_DATA: u16 = 0x10;
-const CR0: u64 = 0x8005_0033; // PG AM WP NE ET MP PE
-const CR4: u64 = 0x620; // PAE OSFXSR OSXMMEXCPT
+pub(crate) const SELECTOR_CODE: u16 = 0x08;
+pub(crate) const SELECTOR_DATA: u16 = 0x10;
+pub(crate) const CR0: u64 = 0x8005_0033; // PG AM WP NE ET MP PE
+pub(crate) const CR4: u64 = 0x620; // PAE OSFXSR OSXMMEXCPT
 const EFER: u64 = 0x500; // LMA LME
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
@@ -63,25 +74,40 @@ impl Vm {
         let fd = host.kvm.create_vm().context("KVM_CREATE_VM")?;
         fd.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
         let memory = Arc::new(MmapRegion::new(SIZE as usize).context("guest memory")?);
-        let region = kvm_userspace_memory_region {
-            memory_size: SIZE,
-            userspace_addr: memory.as_ptr().addr() as u64,
-            ..Default::default()
-        };
-        // SAFETY: The mapping is as long as the region says, and `Vm` and each
-        // `Vcpu` keep it until their file descriptor is closed.
-        unsafe { fd.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
         let vm = Self {
             fd,
             memory,
             base,
             cpuid: host.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?,
         };
+        vm.has_memory(0)?;
         vm.load()?;
         Ok(vm)
     }
 
-    fn write(&self, address: u64, value: u64) -> Result<()> {
+    /// Has the memory in one of KVM's slots.
+    fn has_memory(&self, slot: u32) -> Result<()> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            memory_size: SIZE,
+            userspace_addr: self.memory.as_ptr().addr() as u64,
+            ..Default::default()
+        };
+        // SAFETY: The mapping is as long as the region says, and `Vm` and each
+        // `Vcpu` keep it until their file descriptor is closed.
+        unsafe { self.fd.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")
+    }
+
+    /// Has the guest come back from SMM, see [`Stop::Smi`](crate::vcpu::Stop::Smi).
+    pub fn allow_smm(&self) -> Result<()> {
+        self.has_memory(SMM_SLOT).context("KVM has no SMM")?;
+        self.memory
+            .as_volatile_slice()
+            .write_slice(guest::smm_image(), SMM as usize)
+            .context("guest code")
+    }
+
+    pub(crate) fn write(&self, address: u64, value: u64) -> Result<()> {
         self.memory
             .as_volatile_slice()
             .write_obj(value, address as usize)
@@ -90,10 +116,31 @@ impl Vm {
 
     /// Has a vector's handler at an offset into the code.
     fn gate(&self, vector: u64, offset: u64) -> Result<()> {
-        let handler = self.base + CODE + offset;
+        self.gate_in(IDT, self.base, vector, offset)
+    }
+
+    fn gate_in(&self, idt: u64, base: u64, vector: u64, offset: u64) -> Result<()> {
+        let handler = base + CODE + offset;
         let low = (handler & 0xffff) | u64::from(SELECTOR_CODE) << 16 | 0x8e00 << 32;
-        self.write(IDT + 16 * vector, low | (handler & 0xffff_0000) << 32)?;
-        self.write(IDT + 16 * vector + 8, handler >> 32)
+        self.write(idt + 16 * vector, low | (handler & 0xffff_0000) << 32)?;
+        self.write(idt + 16 * vector + 8, handler >> 32)
+    }
+
+    /// Has the memory at a second linear address, for an interpreter in L2 with its
+    /// exceptions. #DB ends its list.
+    pub(crate) fn l2_view(&self) -> Result<Block> {
+        let base = self.base ^ L2_VIEW;
+        self.write(
+            PML4 + 8 * ((base >> 39) & 0x1ff),
+            PDPT | PAGE_PRESENT_WRITABLE,
+        )?;
+        for vector in 0..32 {
+            let offset = Symbol::Exceptions.offset() + 16 * vector;
+            self.gate_in(L2_IDT, base, vector, offset)?;
+        }
+        self.gate_in(L2_IDT, base, 1, Symbol::Vmcall.offset())?;
+        let block = BLOCKS + (MAX_VCPUS - 1) * guest::BLOCK_SIZE;
+        Ok(Block::new(Arc::clone(&self.memory), base, block))
     }
 
     fn load(&self) -> Result<()> {
@@ -137,7 +184,8 @@ impl Vm {
         ensure!(id < MAX_VCPUS, "a VM here has at most {MAX_VCPUS} vCPUs");
         let fd = self.fd.create_vcpu(id).context("KVM_CREATE_VCPU")?;
         let block = BLOCKS + id * guest::BLOCK_SIZE;
-        Ok(Vcpu::new(fd, Arc::clone(&self.memory), self.base, block))
+        let block = Block::new(Arc::clone(&self.memory), self.base, block);
+        Ok(Vcpu::new(fd, block))
     }
 
     /// Gives a bare vCPU its CPUID and puts it at the start of the guest's code.
@@ -177,9 +225,9 @@ impl Vm {
         let mut mp_state = fd.get_mp_state()?;
         mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
         fd.set_mp_state(mp_state)?;
-        let block = self.base + vcpu.block();
+        let block = vcpu.block().linear();
         fd.set_regs(&kvm_regs {
-            rip: self.base + CODE + Symbol::Entry.offset(),
+            rip: vcpu.address(Symbol::Entry),
             rsp: block + guest::BLOCK_SIZE,
             r15: block,
             rflags: 2,

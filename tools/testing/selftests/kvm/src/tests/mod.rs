@@ -14,6 +14,7 @@ mod lbr_isolation;
 mod lbr_leak;
 mod lbr_migration;
 mod lbr_msrs;
+mod lbr_nested;
 mod lbr_passthrough;
 mod lbr_reclaim;
 mod lbr_release;
@@ -45,6 +46,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_debug", Action::Test(lbr_debug::suite)),
     ("lbr_state_order", Action::Test(lbr_state_order::suite)),
     ("lbr_migration", Action::Test(lbr_migration::suite)),
+    ("lbr_nested", Action::Test(lbr_nested::suite)),
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),
