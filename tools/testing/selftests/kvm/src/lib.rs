@@ -14,6 +14,7 @@
 //! * [`vcpu`]: its vCPUs;
 //! * [`nested`]: a guest of the guest's;
 //! * [`thread`]: a vCPU on a thread of its own;
+//! * [`process`]: a vCPU in a process of its own;
 //! * [`stats`]: how often a vCPU exited;
 //! * [`perf`]: the host's own use of the LBR, and tracepoints;
 //! * [`hardware`]: the host's MSRs, behind the kernel's back;
@@ -28,6 +29,7 @@ pub mod module;
 pub mod msr;
 pub mod nested;
 pub mod perf;
+pub mod process;
 pub mod stats;
 pub mod thread;
 pub mod vcpu;

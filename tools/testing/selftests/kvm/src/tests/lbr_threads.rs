@@ -6,6 +6,7 @@ use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{can_offline, function_calls, pin_to, Host, Offline};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::process::{Child, Ending};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -124,6 +125,36 @@ fn thread_ended(host: &Host) -> Result<Verdict> {
     goes_on(host, &before, first.end()?)
 }
 
+/// The vCPU goes on here when a process that shares this one's memory has run it and
+/// now runs another program, or none.
+fn process_gone(host: &Host, ending: Ending) -> Result<Verdict> {
+    let cpu = host.cpu()?;
+    pin_to(cpu)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.vcpu(0)?;
+    for _ in 0..3 {
+        let (child, before) = Child::run(ending, || use_here(&mut vcpu, lbr))?;
+        before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
+        before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+        // It competes for the CPU.
+        for _ in 0..10 {
+            vcpu.call(Symbol::Jumps, 0)?;
+            let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
+            ensure!(
+                vcpu.guest_snapshot(lbr)?.branches(lbr) == expected,
+                "the guest does not record after the process"
+            );
+            vcpu.expect_passthrough(lbr)?;
+        }
+        let before = vcpu.guest_snapshot(lbr)?;
+        drop(child);
+        before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
+    }
+    let before = vcpu.guest_snapshot(lbr)?;
+    goes_on(host, &before, vcpu)
+}
+
 /// The vCPU goes on on another thread while its first one, this one, lives.
 fn thread_changed(host: &Host) -> Result<Verdict> {
     pin_to(host.cpu()?)?;
@@ -202,6 +233,44 @@ fn cpu_offlined(host: &Host) -> Result<Verdict> {
         seen.branches(lbr) == expected && seen.tos != before.tos,
         "the guest does not record on its new CPU"
     );
+    PASS
+}
+
+/// The vCPU's CPU goes offline and comes back: the vCPU finds its registers there as
+/// they were, and another guest none of them.
+fn cpu_back(host: &Host) -> Result<Verdict> {
+    let Some((ours, theirs)) = host.two_cpus() else {
+        return skip("needs two CPUs");
+    };
+    if !can_offline(theirs) {
+        return skip("the second CPU cannot be taken offline");
+    }
+    pin_to(ours)?;
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let thread = VcpuThread::start(vm.vcpu(0)?, theirs)?;
+    for seed in 0..4 {
+        let values = Snapshot::pattern(lbr, seed);
+        let written = values.clone();
+        thread.run(move |vcpu| {
+            vcpu.expect_passthrough(lbr)?;
+            vcpu.write_snapshot(lbr, &written)
+        })?;
+        drop(Offline::new(theirs)?);
+        if seed % 2 == 0 {
+            let other = Vm::at(host, OTHER_BASE)?;
+            let other = VcpuThread::start(other.vcpu(0)?, theirs)?;
+            let seen = other.run(move |vcpu| vcpu.guest_snapshot(lbr))?;
+            Snapshot::empty(lbr).expect_same(&seen, lbr)?;
+            other.run(move |vcpu| use_here(vcpu, lbr))?;
+        }
+        let seen = thread.run(move |vcpu| {
+            pin_to(theirs)?;
+            vcpu.guest_snapshot(lbr)
+        })?;
+        values.expect_same(&seen, lbr)?;
+        values.expect_same(&thread.vcpu()?.host_snapshot(lbr)?, lbr)?;
+    }
     PASS
 }
 
@@ -286,9 +355,15 @@ pub(crate) fn suite() -> Suite {
         .builtin_fails(CALLER)
         .case("thread_changed", thread_changed)
         .builtin_fails(CALLER)
+        .case("process_execs", |host| process_gone(host, Ending::Exec))
+        .builtin_fails(CALLER)
+        .case("process_exits", |host| process_gone(host, Ending::Exit))
+        .builtin_fails(CALLER)
         .case("there_and_back", there_and_back)
         .builtin_fails("TOS and SELECT are those of the other CPU")
         .case("cpu_offlined", cpu_offlined)
+        .builtin_fails(DUMMY)
+        .case("cpu_back", cpu_back)
         .builtin_fails(DUMMY)
         .case("two_vcpus_on_one_thread", |host| {
             two_vcpus_on_one_thread(host, true)
