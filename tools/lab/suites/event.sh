@@ -4,5 +4,7 @@
 #: machines = ["skylake", "skylake-smp"]
 
 module=guest_lbr_event_test
-subtests $module sh -c "insmod /selftests/$module.ko; dmesg | sed -n 's/^.*$module: //p'"
+# What BPF calls to take a snapshot of branches.
+snapshot=$(sed -n 's/^\([0-9a-f]*\) . __SCT__perf_snapshot_branch_stack$/0x\1/p' /proc/kallsyms)
+subtests $module sh -c "insmod /selftests/$module.ko snapshot=${snapshot:-0}; dmesg | sed -n 's/^.*$module: //p'"
 check "the test is unloaded" rmmod $module

@@ -37,10 +37,18 @@ struct guest {
 static struct guest one = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800100000 };
 static struct guest two = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800200000 };
 
+/* The guest's newest record is empty, others are not. */
+static bool newest_empty;
+
+static u64 from_of(u64 base, int i)
+{
+	return newest_empty && i == TOS ? 0 : base + i;
+}
+
 static void write_records(u64 base)
 {
 	for (int i = 0; i < DEPTH; i++) {
-		wrmsrl(MSR_LBR_NHM_FROM + i, base + i);
+		wrmsrl(MSR_LBR_NHM_FROM + i, from_of(base, i));
 		wrmsrl(MSR_LBR_NHM_TO + i, base + DEPTH + i);
 		wrmsrl(MSR_LBR_INFO_0 + i, i);
 	}
@@ -61,7 +69,7 @@ static int count_wrong_records(u64 base)
 	int wrong = differs(MSR_LBR_TOS, TOS) + differs(MSR_LBR_SELECT, SELECT);
 
 	for (int i = 0; i < DEPTH; i++) {
-		wrong += differs(MSR_LBR_NHM_FROM + i, base + i);
+		wrong += differs(MSR_LBR_NHM_FROM + i, from_of(base, i));
 		wrong += differs(MSR_LBR_NHM_TO + i, base + DEPTH + i);
 		wrong += differs(MSR_LBR_INFO_0 + i, i);
 	}
@@ -180,6 +188,21 @@ static int guests_values_on(int cpu)
 	smp_call_function_single(cpu, count_guests_values, &found, 1);
 	return found;
 }
+
+/* What a deep C-state, or suspend to RAM, does to the LBRs. */
+static void lose_records(void *unused)
+{
+	for (int i = 0; i < DEPTH; i++) {
+		wrmsrl(MSR_LBR_NHM_FROM + i, 0);
+		wrmsrl(MSR_LBR_NHM_TO + i, 0);
+		wrmsrl(MSR_LBR_INFO_0 + i, 0);
+	}
+}
+
+/* perf_snapshot_branch_stack(), of which modules know no address. */
+static ulong snapshot;
+module_param(snapshot, ulong, 0);
+MODULE_PARM_DESC(snapshot, "address of the static call perf_snapshot_branch_stack");
 
 /* The thread in place of the vCPU's: does what it is told, else spins or sleeps. */
 static int cpu;
@@ -486,6 +509,90 @@ static bool two_threads_do_not_mix(void)
 	       two.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
 }
 
+/* Nobody but the guest had the LBRs, as far as perf knows. */
+static bool lost_records_are_loaded(void)
+{
+	bool good = true;
+
+	WRITE_ONCE(spin, false);
+	for (int i = 0; i < 4; i++) {
+		in_thread(enter_one);
+		/* The thread sleeps, which ends the grant. */
+		msleep(5);
+		good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
+		smp_call_function_single(cpu, lose_records, NULL, 1);
+		in_thread(enter_one);
+		good = good && answer;
+	}
+	WRITE_ONCE(spin, true);
+	return good;
+}
+
+/* With the newest record empty nothing tells whether the others were lost. */
+static bool lost_records_below_an_empty_one_are_loaded(void)
+{
+	bool good;
+
+	one.written = 0;
+	newest_empty = true;
+	good = lost_records_are_loaded();
+	one.written = 0;
+	newest_empty = false;
+	return one_is_granted() && good;
+}
+
+/* Takes a snapshot as BPF does, next to a guest that has the LBRs if nobody else has. */
+static struct perf_branch_entry entries[DEPTH];
+static int snapshot_entries, snapshot_wrong;
+
+static void enter_and_take_snapshot(void)
+{
+	perf_snapshot_branch_stack_t *take = (perf_snapshot_branch_stack_t *)snapshot;
+
+	guard(irqsave)();
+
+	answer = enter(&one);
+	snapshot_entries = take(entries, DEPTH);
+	snapshot_wrong = 0;
+	for (int i = 0; i < snapshot_entries; i++) {
+		snapshot_wrong += (entries[i].from & ~0xfffffULL) == one.base;
+		snapshot_wrong += (entries[i].to & ~0xfffffULL) == one.base;
+	}
+	if (!answer)
+		return;
+	snapshot_wrong += !!(get_debugctlmsr() & DEBUGCTLMSR_LBR);
+	snapshot_wrong += count_wrong_records(one.written);
+}
+
+static bool snapshot_finds_nothing_of_the_guest(void)
+{
+	bool good;
+
+	if (!snapshot)
+		return false;
+	in_thread(enter_and_take_snapshot);
+	good = answer && !snapshot_entries && !snapshot_wrong;
+	return one_is_granted() && good;
+}
+
+static bool snapshot_finds_what_the_host_recorded(void)
+{
+	struct perf_event *host;
+	bool good;
+
+	if (!snapshot)
+		return false;
+	in_thread(enter_one);
+	host = create_host(cpu, NULL, true);
+	msleep(5);
+	in_thread(enter_and_take_snapshot);
+	good = !IS_ERR(host) && !answer && snapshot_entries > 0 && !snapshot_wrong;
+	release(&host);
+	/* What is left of the host's records is not found. */
+	in_thread(enter_and_take_snapshot);
+	return good && answer && !snapshot_entries && !snapshot_wrong && one_is_granted();
+}
+
 static const struct {
 	bool (*run)(void);
 	const char *name;
@@ -506,6 +613,11 @@ static const struct {
 	{ release_saves, "a release saves the records" },
 	{ host_after_release_sees_nothing, "a host event after a release sees no guest record" },
 	{ host_recording_is_stopped, "recording in host mode is stopped" },
+	{ lost_records_are_loaded, "records that a C-state or suspend lost are loaded" },
+	{ lost_records_below_an_empty_one_are_loaded, "also if the newest one was empty" },
+	{ snapshot_finds_nothing_of_the_guest,
+	  "a snapshot of branches finds nothing of a guest's, and records nothing" },
+	{ snapshot_finds_what_the_host_recorded, "it finds what the host recorded, then nothing" },
 	{ two_threads_do_not_mix, "guests in two threads do not see each other" },
 };
 
