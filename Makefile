@@ -8,7 +8,7 @@ LAB := cargo run --quiet --package lab --
 FLAVOUR ?= lab
 
 .PHONY: help setup kernel kernel-vanilla modules emu clients \
-	lab shell demo conform check check-full mutants kvm-selftests lint bindings \
+	lab shell demo conform check check-full mutants mutants-lbr kvm-selftests lint bindings \
 	setup-packages deb dist rpm check-packages check-release htmldocs clean
 
 help: ## list the targets
@@ -74,6 +74,9 @@ check-full: lab setup-packages kvm-selftests ## the same and all that takes long
 
 mutants: emu ## break the hardware model in every way, and see tests fail: hours
 	@tools/emu/mutants
+
+mutants-lbr: setup ## break rust/lbr in every way, and see its tests fail: hours
+	@tools/testing/full/mutants-lbr
 
 lint: setup ## formatting and lints of all sources
 	@scripts/lint

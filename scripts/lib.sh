@@ -79,6 +79,11 @@ tool() {
 	ln -sfn "$bin" "$(cache_dir)/tools/bin/$name"
 }
 
+# cargo_mutants: install the one whose changes are counted and explained.
+cargo_mutants() {
+	tool cargo-mutants 27.1.0 cargo-mutants
+}
+
 # use_ccache TREE: compilers from then on go through ccache, for a copy of TREE alike.
 use_ccache() {
 	export CCACHE_DIR="$(cache_dir)/ccache" CCACHE_BASEDIR="$1"
