@@ -16,6 +16,7 @@ type __u32 = u32;
 type __u64 = u64;
 
 pub const KVM_VMX_LBR_ABI: u32 = 2;
+pub const KVM_VMX_LBR_FORMAT_ARCH: u32 = 63;
 pub const KVM_VMX_LBR_MSR_R: u32 = 1;
 pub const KVM_VMX_LBR_MSR_W: u32 = 2;
 pub const PERF_GUEST_LBR_MAX_DEPTH: u32 = 32;
@@ -37,11 +38,14 @@ pub struct kvm_vmx_lbr_caps {
     pub from: __u32,
     pub to: __u32,
     pub info: __u32,
+    pub leaf_eax: __u32,
+    pub leaf_ebx: __u32,
+    pub leaf_ecx: __u32,
     pub tsx: bool,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of kvm_vmx_lbr_caps"][::core::mem::size_of::<kvm_vmx_lbr_caps>() - 24usize];
+    ["Size of kvm_vmx_lbr_caps"][::core::mem::size_of::<kvm_vmx_lbr_caps>() - 36usize];
     ["Alignment of kvm_vmx_lbr_caps"][::core::mem::align_of::<kvm_vmx_lbr_caps>() - 4usize];
     ["Offset of field: kvm_vmx_lbr_caps::format"]
         [::core::mem::offset_of!(kvm_vmx_lbr_caps, format) - 0usize];
@@ -53,8 +57,14 @@ const _: () = {
         [::core::mem::offset_of!(kvm_vmx_lbr_caps, to) - 12usize];
     ["Offset of field: kvm_vmx_lbr_caps::info"]
         [::core::mem::offset_of!(kvm_vmx_lbr_caps, info) - 16usize];
+    ["Offset of field: kvm_vmx_lbr_caps::leaf_eax"]
+        [::core::mem::offset_of!(kvm_vmx_lbr_caps, leaf_eax) - 20usize];
+    ["Offset of field: kvm_vmx_lbr_caps::leaf_ebx"]
+        [::core::mem::offset_of!(kvm_vmx_lbr_caps, leaf_ebx) - 24usize];
+    ["Offset of field: kvm_vmx_lbr_caps::leaf_ecx"]
+        [::core::mem::offset_of!(kvm_vmx_lbr_caps, leaf_ecx) - 28usize];
     ["Offset of field: kvm_vmx_lbr_caps::tsx"]
-        [::core::mem::offset_of!(kvm_vmx_lbr_caps, tsx) - 20usize];
+        [::core::mem::offset_of!(kvm_vmx_lbr_caps, tsx) - 32usize];
 };
 #[repr(C)]
 pub struct kvm_vmx_lbr_ops {
@@ -69,7 +79,7 @@ pub struct kvm_vmx_lbr_ops {
     >,
     pub vcpu_free: ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
     pub refresh: ::core::option::Option<
-        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, enabled: bool),
+        unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void, caps: *const kvm_vmx_lbr_caps),
     >,
     pub reset: ::core::option::Option<unsafe extern "C" fn(priv_: *mut kernel::ffi::c_void)>,
     pub is_valid_msr: ::core::option::Option<
@@ -147,6 +157,18 @@ pub struct perf_event {
 pub struct perf_guest_lbr {
     pub cpu: __s32,
     pub dirty: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of perf_guest_lbr"][::core::mem::size_of::<perf_guest_lbr>() - 8usize];
+    ["Alignment of perf_guest_lbr"][::core::mem::align_of::<perf_guest_lbr>() - 4usize];
+    ["Offset of field: perf_guest_lbr::cpu"][::core::mem::offset_of!(perf_guest_lbr, cpu) - 0usize];
+    ["Offset of field: perf_guest_lbr::dirty"]
+        [::core::mem::offset_of!(perf_guest_lbr, dirty) - 4usize];
+};
+#[repr(C)]
+pub struct perf_guest_lbr_legacy {
+    pub head: perf_guest_lbr,
     pub select: __u64,
     pub tos: __u64,
     pub from: [__u64; 32usize],
@@ -155,20 +177,74 @@ pub struct perf_guest_lbr {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of perf_guest_lbr"][::core::mem::size_of::<perf_guest_lbr>() - 792usize];
-    ["Alignment of perf_guest_lbr"][::core::mem::align_of::<perf_guest_lbr>() - 8usize];
-    ["Offset of field: perf_guest_lbr::cpu"][::core::mem::offset_of!(perf_guest_lbr, cpu) - 0usize];
-    ["Offset of field: perf_guest_lbr::dirty"]
-        [::core::mem::offset_of!(perf_guest_lbr, dirty) - 4usize];
-    ["Offset of field: perf_guest_lbr::select"]
-        [::core::mem::offset_of!(perf_guest_lbr, select) - 8usize];
-    ["Offset of field: perf_guest_lbr::tos"]
-        [::core::mem::offset_of!(perf_guest_lbr, tos) - 16usize];
-    ["Offset of field: perf_guest_lbr::from"]
-        [::core::mem::offset_of!(perf_guest_lbr, from) - 24usize];
-    ["Offset of field: perf_guest_lbr::to"][::core::mem::offset_of!(perf_guest_lbr, to) - 280usize];
-    ["Offset of field: perf_guest_lbr::info"]
-        [::core::mem::offset_of!(perf_guest_lbr, info) - 536usize];
+    ["Size of perf_guest_lbr_legacy"][::core::mem::size_of::<perf_guest_lbr_legacy>() - 792usize];
+    ["Alignment of perf_guest_lbr_legacy"]
+        [::core::mem::align_of::<perf_guest_lbr_legacy>() - 8usize];
+    ["Offset of field: perf_guest_lbr_legacy::head"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, head) - 0usize];
+    ["Offset of field: perf_guest_lbr_legacy::select"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, select) - 8usize];
+    ["Offset of field: perf_guest_lbr_legacy::tos"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, tos) - 16usize];
+    ["Offset of field: perf_guest_lbr_legacy::from"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, from) - 24usize];
+    ["Offset of field: perf_guest_lbr_legacy::to"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, to) - 280usize];
+    ["Offset of field: perf_guest_lbr_legacy::info"]
+        [::core::mem::offset_of!(perf_guest_lbr_legacy, info) - 536usize];
+};
+#[repr(C)]
+pub struct perf_guest_lbr_entry {
+    pub from: __u64,
+    pub to: __u64,
+    pub info: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of perf_guest_lbr_entry"][::core::mem::size_of::<perf_guest_lbr_entry>() - 24usize];
+    ["Alignment of perf_guest_lbr_entry"][::core::mem::align_of::<perf_guest_lbr_entry>() - 8usize];
+    ["Offset of field: perf_guest_lbr_entry::from"]
+        [::core::mem::offset_of!(perf_guest_lbr_entry, from) - 0usize];
+    ["Offset of field: perf_guest_lbr_entry::to"]
+        [::core::mem::offset_of!(perf_guest_lbr_entry, to) - 8usize];
+    ["Offset of field: perf_guest_lbr_entry::info"]
+        [::core::mem::offset_of!(perf_guest_lbr_entry, info) - 16usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+pub struct perf_guest_lbr_arch {
+    pub head: perf_guest_lbr,
+    pub reserved: [__u64; 7usize],
+    pub xsave: [__u64; 72usize],
+    pub ctl: __u64,
+    pub depth: __u64,
+    pub ler_from: __u64,
+    pub ler_to: __u64,
+    pub ler_info: __u64,
+    pub entries: [perf_guest_lbr_entry; 32usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of perf_guest_lbr_arch"][::core::mem::size_of::<perf_guest_lbr_arch>() - 1472usize];
+    ["Alignment of perf_guest_lbr_arch"][::core::mem::align_of::<perf_guest_lbr_arch>() - 64usize];
+    ["Offset of field: perf_guest_lbr_arch::head"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, head) - 0usize];
+    ["Offset of field: perf_guest_lbr_arch::reserved"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, reserved) - 8usize];
+    ["Offset of field: perf_guest_lbr_arch::xsave"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, xsave) - 64usize];
+    ["Offset of field: perf_guest_lbr_arch::ctl"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, ctl) - 640usize];
+    ["Offset of field: perf_guest_lbr_arch::depth"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, depth) - 648usize];
+    ["Offset of field: perf_guest_lbr_arch::ler_from"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, ler_from) - 656usize];
+    ["Offset of field: perf_guest_lbr_arch::ler_to"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, ler_to) - 664usize];
+    ["Offset of field: perf_guest_lbr_arch::ler_info"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, ler_info) - 672usize];
+    ["Offset of field: perf_guest_lbr_arch::entries"]
+        [::core::mem::offset_of!(perf_guest_lbr_arch, entries) - 680usize];
 };
 extern "C" {
     pub fn kvm_vmx_register_lbr_ops(ops: *const kvm_vmx_lbr_ops) -> kernel::ffi::c_int;
@@ -182,6 +258,8 @@ extern "C" {
         attention: bool,
     );
     pub fn kvm_vmx_lbr_request(vcpu: *mut kvm_vcpu);
+    pub fn kvm_vmx_lbr_read_ctl(vcpu: *mut kvm_vcpu) -> __u64;
+    pub fn kvm_vmx_lbr_write_ctl(vcpu: *mut kvm_vcpu, data: __u64);
     pub fn kvm_vmx_lbr_read_debugctl(vcpu: *mut kvm_vcpu) -> __u64;
     pub fn kvm_vmx_lbr_write_debugctl(vcpu: *mut kvm_vcpu, data: __u64);
     pub fn kvm_vmx_lbr_is_noncanonical(vcpu: *mut kvm_vcpu, address: __u64) -> bool;

@@ -2,11 +2,12 @@
 
 //! perf's side of a vCPU, as the vCPU's LBR life wants it.
 
-use crate::ffi::{GuestLbrEvent, VmEntry};
-use crate::lbr::{Errno, Perf, Records};
+use crate::ffi::{GuestLbrEvent, LentRegisters, VmEntry};
+use crate::lbr::{Errno, Perf};
 
-impl Perf for GuestLbrEvent {
+impl<R: LentRegisters> Perf for GuestLbrEvent<R> {
     type Entry = VmEntry;
+    type Records = R;
 
     fn create(&mut self) -> Result<(), Errno> {
         GuestLbrEvent::create(self).map_err(|error| Errno(error.to_errno()))
@@ -36,7 +37,7 @@ impl Perf for GuestLbrEvent {
         GuestLbrEvent::write(self, msr, value)
     }
 
-    fn park(&mut self) -> &mut Records {
+    fn park(&mut self) -> &mut R {
         GuestLbrEvent::park(self)
     }
 

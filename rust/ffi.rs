@@ -6,56 +6,88 @@
 //! share are asserted here, by the generated bindings, and in the shim.
 
 use crate::bindings;
-use crate::lbr::{Description, Facility, Published, Records, Trace, MAX_DEPTH};
+use crate::lbr::{architectural, legacy, Description, Published, Trace, MAX_DEPTH};
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::{align_of, offset_of, size_of};
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
-use kernel::sync::Arc;
 
-pub(crate) use bindings::{kvm_vcpu, kvm_vmx_lbr_ops, KVM_VMX_LBR_ABI};
+pub(crate) use bindings::{kvm_vcpu, kvm_vmx_lbr_caps, kvm_vmx_lbr_ops, KVM_VMX_LBR_ABI};
 
-/// Asserts that a register is where it is in `struct perf_guest_lbr`, whose registers
-/// [`Registers::records`] takes for [`Records`].
-macro_rules! assert_offset {
-    ($($register:ident),*) => {
-        $(static_assert!(
-            FIRST_REGISTER + offset_of!(Records, $register)
-                == offset_of!(bindings::perf_guest_lbr, $register)
-        );)*
+/// The values of a facility's LBR MSRs, in a structure of perf's.
+///
+/// # Safety
+///
+/// `Structure` must begin with `struct perf_guest_lbr`, and be valid with 0 everywhere.
+/// The values must be at `OFFSET`.
+pub(crate) unsafe trait LentRegisters {
+    /// That structure.
+    type Structure;
+    /// Where in it the values are, in bytes.
+    const OFFSET: usize;
+}
+
+/// Implements [`LentRegisters`] for what has the layout of the end of a structure, from its
+/// field `$first` on.
+macro_rules! lent_registers {
+    ($values:ty, $structure:ident, $first:ident) => {
+        static_assert!(offset_of!(bindings::$structure, head) == 0);
+        static_assert!(
+            (offset_of!(bindings::$structure, $first) + size_of::<$values>())
+                .next_multiple_of(align_of::<bindings::$structure>())
+                == size_of::<bindings::$structure>()
+        );
+        static_assert!(align_of::<$values>() <= align_of::<bindings::$structure>());
+
+        // SAFETY: The layout is asserted just above; both sides have integers only, in the
+        // same order.
+        unsafe impl LentRegisters for $values {
+            type Structure = bindings::$structure;
+            const OFFSET: usize = offset_of!(bindings::$structure, $first);
+        }
     };
 }
 
-const FIRST_REGISTER: usize = offset_of!(bindings::perf_guest_lbr, select);
-
-assert_offset!(select, tos, from, to, info);
-static_assert!(FIRST_REGISTER + size_of::<Records>() == size_of::<bindings::perf_guest_lbr>());
-static_assert!(align_of::<Records>() == align_of::<bindings::perf_guest_lbr>());
+lent_registers!(legacy::Records, perf_guest_lbr_legacy, select);
+lent_registers!(architectural::Records, perf_guest_lbr_arch, ctl);
 static_assert!(MAX_DEPTH == bindings::PERF_GUEST_LBR_MAX_DEPTH as usize);
 
+impl From<&kvm_vmx_lbr_caps> for Description {
+    fn from(caps: &kvm_vmx_lbr_caps) -> Self {
+        Self {
+            format: caps.format,
+            depth: caps.depth,
+            from: caps.from,
+            to: caps.to,
+            info: caps.info,
+            tsx: caps.tsx,
+            leaf: architectural::Leaf {
+                eax: caps.leaf_eax,
+                ebx: caps.leaf_ebx,
+                ecx: caps.leaf_ecx,
+            },
+        }
+    }
+}
+
 /// Returns the LBR facility of this host's CPUs, or `ENODEV`.
-pub(crate) fn host_facility() -> Result<Facility> {
-    let mut caps = bindings::kvm_vmx_lbr_caps {
+pub(crate) fn host_facility() -> Result<Description> {
+    let mut caps = kvm_vmx_lbr_caps {
         format: 0,
         depth: 0,
         from: 0,
         to: 0,
         info: 0,
+        leaf_eax: 0,
+        leaf_ebx: 0,
+        leaf_ecx: 0,
         tsx: false,
     };
     // SAFETY: `caps` is valid for writes.
     to_result(unsafe { bindings::kvm_vmx_lbr_get_caps(&mut caps) })?;
-    Facility::new(&Description {
-        format: caps.format,
-        depth: caps.depth,
-        from: caps.from,
-        to: caps.to,
-        info: caps.info,
-        tsx: caps.tsx,
-    })
-    .ok_or(ENODEV)
+    Ok(Description::from(&caps))
 }
 
 /// Returns the time in jiffies.
@@ -129,7 +161,8 @@ impl VmEntry {
 /// `struct kvm_vmx_lbr_ops` for that vCPU is being called.
 pub(crate) struct KvmVcpu {
     vcpu: NonNull<kvm_vcpu>,
-    registers: Arc<Registers>,
+    /// Valid as well.
+    registers: NonNull<bindings::perf_guest_lbr>,
 }
 
 impl KvmVcpu {
@@ -138,9 +171,12 @@ impl KvmVcpu {
     ///
     /// # Safety
     ///
-    /// `vcpu` must be valid until the last use of the result, and every use must be
-    /// within an operation of `struct kvm_vmx_lbr_ops` for it.
-    pub(crate) unsafe fn new(vcpu: NonNull<kvm_vcpu>, registers: Arc<Registers>) -> Self {
+    /// Both must be valid until the last use of the result, and every use must be within
+    /// an operation of `struct kvm_vmx_lbr_ops` for `vcpu`.
+    pub(crate) unsafe fn new(
+        vcpu: NonNull<kvm_vcpu>,
+        registers: NonNull<bindings::perf_guest_lbr>,
+    ) -> Self {
         // INVARIANT: By the safety requirements.
         Self { vcpu, registers }
     }
@@ -153,8 +189,7 @@ impl KvmVcpu {
         } else {
             core::ptr::null()
         };
-        // SAFETY: By the type invariant; `self` keeps the registers until the vCPU is
-        // freed.
+        // SAFETY: By the type invariant.
         unsafe {
             bindings::kvm_vmx_lbr_publish(
                 self.vcpu.as_ptr(),
@@ -182,6 +217,18 @@ impl KvmVcpu {
     pub(crate) fn write_debugctl(&self, debugctl: u64) {
         // SAFETY: By the type invariant.
         unsafe { bindings::kvm_vmx_lbr_write_debugctl(self.vcpu.as_ptr(), debugctl) }
+    }
+
+    /// Reads the guest's `IA32_LBR_CTL`.
+    pub(crate) fn read_ctl(&self) -> u64 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kvm_vmx_lbr_read_ctl(self.vcpu.as_ptr()) }
+    }
+
+    /// Writes the guest's `IA32_LBR_CTL`.
+    pub(crate) fn write_ctl(&self, ctl: u64) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kvm_vmx_lbr_write_ctl(self.vcpu.as_ptr(), ctl) }
     }
 
     /// Returns whether the vCPU's linear addresses can hold `address`.
@@ -219,35 +266,34 @@ impl KvmVcpu {
     }
 }
 
-/// One guest's LBR registers, `struct perf_guest_lbr`: perf moves them between here and
-/// the LBRs of a CPU.
+/// One guest's LBR registers: perf moves them between here and the LBRs of a CPU.
 ///
 /// perf writes `cpu` at any moment as long as there is an event, and the rest while the
 /// LBRs are granted. Without the grant the rest is the [`GuestLbrEvent`]'s.
-pub(crate) struct Registers(UnsafeCell<bindings::perf_guest_lbr>);
+struct Registers<R: LentRegisters>(KBox<UnsafeCell<R::Structure>>);
 
-impl Registers {
-    /// All registers as after reset, where nobody moves them any more.
-    fn new() -> Result<Arc<Self>> {
-        let registers = Self(UnsafeCell::new(bindings::perf_guest_lbr {
-            cpu: bindings::PERF_GUEST_LBR_NO_CPU,
-            dirty: 0,
-            select: 0,
-            tos: 0,
-            from: [0; MAX_DEPTH],
-            to: [0; MAX_DEPTH],
-            info: [0; MAX_DEPTH],
-        }));
-        Ok(Arc::new(registers, GFP_KERNEL_ACCOUNT)?)
+impl<R: LentRegisters> Registers<R> {
+    /// The registers of a vCPU, which nobody moves yet.
+    fn new(values: R) -> Result<Self> {
+        // SAFETY: By the trait's safety requirements.
+        let structure = unsafe { core::mem::zeroed() };
+        let registers = Self(KBox::new(UnsafeCell::new(structure), GFP_KERNEL_ACCOUNT)?);
+        // SAFETY: Both pointers are valid, and nobody else has them.
+        unsafe {
+            (*registers.head().as_ptr()).cpu = bindings::PERF_GUEST_LBR_NO_CPU;
+            registers.values().write(values);
+        }
+        Ok(registers)
     }
 
-    fn as_ptr(&self) -> *mut bindings::perf_guest_lbr {
-        self.0.get()
+    fn head(&self) -> NonNull<bindings::perf_guest_lbr> {
+        // SAFETY: It is not NULL. By the trait's safety requirements the head comes first.
+        unsafe { NonNull::new_unchecked(self.0.get().cast()) }
     }
 
-    fn records(&self) -> *mut Records {
-        // SAFETY: That is within the structure.
-        unsafe { self.as_ptr().byte_add(FIRST_REGISTER) }.cast()
+    fn values(&self) -> *mut R {
+        // SAFETY: By the trait's safety requirements that is within the structure.
+        unsafe { self.0.get().byte_add(R::OFFSET) }.cast()
     }
 }
 
@@ -258,24 +304,25 @@ impl Registers {
 /// - `event` is valid, and was created with `registers`, which no other event has.
 /// - The LBRs are not granted without an event. If they are not granted, they become so
 ///   in [`GuestLbrEvent::grant`] alone.
-pub(crate) struct GuestLbrEvent {
+pub(crate) struct GuestLbrEvent<R: LentRegisters> {
     event: Option<NonNull<bindings::perf_event>>,
-    registers: Arc<Registers>,
+    registers: Registers<R>,
 }
 
-impl GuestLbrEvent {
-    /// Creates the registers as after reset, and no event.
-    pub(crate) fn new() -> Result<Self> {
+impl<R: LentRegisters> GuestLbrEvent<R> {
+    /// Creates the registers with these values, and no event.
+    pub(crate) fn new(values: R) -> Result<Self> {
         // INVARIANT: These registers are new.
         Ok(Self {
             event: None,
-            registers: Registers::new()?,
+            registers: Registers::new(values)?,
         })
     }
 
-    /// Returns the registers, for KVM to see whether the LBRs are granted.
-    pub(crate) fn registers(&self) -> Arc<Registers> {
-        self.registers.clone()
+    /// Returns the registers, for KVM to see whether the LBRs are granted. They are valid
+    /// as long as `self` is, wherever it moves.
+    pub(crate) fn registers(&self) -> NonNull<bindings::perf_guest_lbr> {
+        self.registers.head()
     }
 
     /// Creates an event of the current thread. May sleep.
@@ -284,7 +331,7 @@ impl GuestLbrEvent {
         // SAFETY: The registers stay where they are, and `self` keeps them until it has
         // released the event.
         let event = from_err_ptr(unsafe {
-            bindings::perf_guest_lbr_create_event(self.registers.as_ptr())
+            bindings::perf_guest_lbr_create_event(self.registers.head().as_ptr())
         })?;
         // INVARIANT: perf returned a valid event or an error.
         self.event = Some(NonNull::new(event).ok_or(ENODEV)?);
@@ -341,7 +388,7 @@ impl GuestLbrEvent {
     }
 
     /// Ends the grant, if there is one, and returns the registers. May sleep.
-    pub(crate) fn park(&mut self) -> &mut Records {
+    pub(crate) fn park(&mut self) -> &mut R {
         if let Some(event) = self.event {
             // SAFETY: By the type invariant; `&mut` says that nobody asks for the grant
             // meanwhile.
@@ -349,18 +396,18 @@ impl GuestLbrEvent {
         }
         // SAFETY: The LBRs are not granted, and by the type invariant that stays so as
         // long as the result borrows `self`: perf leaves the registers alone, and so does
-        // KVM. The layout is asserted above.
-        unsafe { &mut *self.registers.records() }
+        // KVM.
+        unsafe { &mut *self.registers.values() }
     }
 
     /// Has perf load the registers at the next grant. The LBRs are not granted.
     pub(crate) fn mark_dirty(&mut self) {
         // SAFETY: The pointer is valid. perf looks at the field in grant() alone.
-        unsafe { (*self.registers.as_ptr()).dirty = 1 };
+        unsafe { (*self.registers.head().as_ptr()).dirty = 1 };
     }
 }
 
-impl Drop for GuestLbrEvent {
+impl<R: LentRegisters> Drop for GuestLbrEvent<R> {
     fn drop(&mut self) {
         self.release();
     }

@@ -9,6 +9,7 @@ pub mod lbr;
 mod provider;
 mod vcpu;
 
+use crate::lbr::{architectural, legacy};
 use kernel::prelude::*;
 
 module! {
@@ -26,15 +27,26 @@ struct GuestLbr {
 
 impl kernel::Module for GuestLbr {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let facility = ffi::host_facility().inspect_err(|_| {
-            pr_info!("this host has no LBR to give to guests, or kvm's enable_pmu is off\n");
+        let host = ffi::host_facility().inspect_err(|_| {
+            pr_info!("this host has no LBR to give to guests\n");
         })?;
-        let registration = provider::Registration::new(module)?;
-        pr_info!(
-            "LBR format {}, {} deep, for VMs created from now on\n",
-            facility.format().lbr_fmt(),
-            facility.depth()
-        );
+        let registration = if host.format == architectural::LBR_FMT {
+            provider::Registration::new::<architectural::Facility>(module)?
+        } else {
+            provider::Registration::new::<legacy::Facility>(module)?
+        };
+        if host.format == architectural::LBR_FMT {
+            pr_info!(
+                "architectural LBR, {} deep, for VMs created from now on\n",
+                host.depth
+            );
+        } else {
+            pr_info!(
+                "LBR format {}, {} deep, for VMs created from now on\n",
+                host.format,
+                host.depth
+            );
+        }
         Ok(Self {
             _provider: registration,
         })

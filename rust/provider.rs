@@ -5,8 +5,11 @@
 //! KVM passes what [`vcpu_create`] returned, a [`Vcpu`], as `data`, and calls one
 //! operation of a vCPU at a time: that is what makes every reborrow below sound.
 
-use crate::ffi::{kvm_vcpu, kvm_vmx_lbr_ops, KvmVcpu, RegisteredOps, VmEntry, KVM_VMX_LBR_ABI};
-use crate::lbr::{Accessor, Debugctl, GeneralProtection};
+use crate::ffi::{
+    kvm_vcpu, kvm_vmx_lbr_caps, kvm_vmx_lbr_ops, KvmVcpu, LentRegisters, RegisteredOps, VmEntry,
+    KVM_VMX_LBR_ABI,
+};
+use crate::lbr::{Accessor, Description, Facility, GeneralProtection};
 use crate::vcpu::Vcpu;
 use core::mem::size_of;
 use core::ptr::NonNull;
@@ -35,24 +38,27 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Offers guest LBR to the VMs that are created from now on.
-    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
+    /// Offers guest LBR of this facility, which is the host's, to the VMs that are created
+    /// from now on.
+    pub(crate) fn new<F: Facility<Records: LentRegisters>>(
+        module: &'static ThisModule,
+    ) -> Result<Self> {
         let ops = kvm_vmx_lbr_ops {
             abi: KVM_VMX_LBR_ABI,
             size: size_of::<kvm_vmx_lbr_ops>() as u32,
             owner: core::ptr::null_mut(),
-            vcpu_create: Some(vcpu_create),
-            vcpu_free: Some(vcpu_free),
-            refresh: Some(refresh),
-            reset: Some(reset),
-            is_valid_msr: Some(is_valid_msr),
-            get_msr: Some(get_msr),
-            set_msr: Some(set_msr),
-            debugctl_written: Some(debugctl_written),
-            deliver_pmi: Some(deliver_pmi),
-            service: Some(service),
-            enter: Some(enter),
-            msr_filter_changed: Some(msr_filter_changed),
+            vcpu_create: Some(vcpu_create::<F>),
+            vcpu_free: Some(vcpu_free::<F>),
+            refresh: Some(refresh::<F>),
+            reset: Some(reset::<F>),
+            is_valid_msr: Some(is_valid_msr::<F>),
+            get_msr: Some(get_msr::<F>),
+            set_msr: Some(set_msr::<F>),
+            debugctl_written: Some(debugctl_written::<F>),
+            deliver_pmi: Some(deliver_pmi::<F>),
+            service: Some(service::<F>),
+            enter: Some(enter::<F>),
+            msr_filter_changed: Some(msr_filter_changed::<F>),
         };
         // SAFETY: The functions below are this module's and do what is asked for.
         let ops = unsafe { RegisteredOps::new(ops, module) }?;
@@ -64,10 +70,11 @@ impl Registration {
 ///
 /// # Safety
 ///
-/// `data` must come from [`vcpu_create`], with nobody else using it meanwhile.
-unsafe fn vcpu<'a>(data: *mut c_void) -> &'a mut Vcpu {
+/// `data` must come from [`vcpu_create`] of this facility, with nobody else using it
+/// meanwhile.
+unsafe fn vcpu<'a, F: Facility<Records: LentRegisters>>(data: *mut c_void) -> &'a mut Vcpu<F> {
     // SAFETY: By the safety requirements.
-    unsafe { &mut *data.cast::<Vcpu>() }
+    unsafe { &mut *data.cast::<Vcpu<F>>() }
 }
 
 /// Creates the LBR of a vCPU.
@@ -75,13 +82,16 @@ unsafe fn vcpu<'a>(data: *mut c_void) -> &'a mut Vcpu {
 /// # Safety
 ///
 /// `kvm` must be a valid vCPU, and `data` valid for writes.
-unsafe extern "C" fn vcpu_create(kvm: *mut kvm_vcpu, data: *mut *mut c_void) -> c_int {
+unsafe extern "C" fn vcpu_create<F: Facility<Records: LentRegisters>>(
+    kvm: *mut kvm_vcpu,
+    data: *mut *mut c_void,
+) -> c_int {
     let Some(kvm) = NonNull::new(kvm) else {
         return EINVAL.to_errno();
     };
-    // SAFETY: KVM frees the vCPU after the last operation, and only operations
-    // reach the result.
-    let vcpu = Vcpu::new(|perf| unsafe { KvmVcpu::new(kvm, perf.registers()) });
+    // SAFETY: KVM frees the vCPU after the last operation, and only operations reach the
+    // result, which has the registers as well.
+    let vcpu = Vcpu::<F>::new(|perf| unsafe { KvmVcpu::new(kvm, perf.registers()) });
     match vcpu {
         Ok(vcpu) => {
             // SAFETY: By the safety requirements.
@@ -97,9 +107,9 @@ unsafe extern "C" fn vcpu_create(kvm: *mut kvm_vcpu, data: *mut *mut c_void) -> 
 /// # Safety
 ///
 /// `data` must come from [`vcpu_create`], and no operation may follow.
-unsafe extern "C" fn vcpu_free(data: *mut c_void) {
+unsafe extern "C" fn vcpu_free<F: Facility<Records: LentRegisters>>(data: *mut c_void) {
     // SAFETY: By the safety requirements.
-    drop(unsafe { KBox::from_raw(data.cast::<Vcpu>()) });
+    drop(unsafe { KBox::from_raw(data.cast::<Vcpu<F>>()) });
 }
 
 /// Defines an entry point that delegates to the vCPU's life.
@@ -111,15 +121,22 @@ macro_rules! operation {
         /// # Safety
         ///
         /// See [`vcpu`]; a pointer must be valid for writes.
-        unsafe extern "C" fn $name(data: *mut c_void $(, $arg: $type)*) $(-> $return)? {
+        unsafe extern "C" fn $name<F: Facility<Records: LentRegisters>>(
+            data: *mut c_void
+            $(, $arg: $type)*
+        ) $(-> $return)? {
             // SAFETY: By the safety requirements.
-            let Vcpu { life: $life, kvm: $kvm, perf: $perf } = unsafe { vcpu(data) };
+            let Vcpu { life: $life, kvm: $kvm, perf: $perf } = unsafe { vcpu::<F>(data) };
             $body
         }
     };
 }
 
-operation!(refresh(enabled: bool), |life, kvm, perf| life.refresh(kvm, perf, enabled));
+operation!(refresh(caps: *const kvm_vmx_lbr_caps), |life, kvm, perf| {
+    // SAFETY: KVM passes the vCPU's facility or NULL.
+    let guest = unsafe { caps.as_ref() }.map(Description::from);
+    life.refresh(kvm, perf, guest.as_ref());
+});
 operation!(reset(), |life, kvm, perf| life.reset(kvm, perf));
 operation!(is_valid_msr(msr: u32) -> bool, |life, _, _| life.is_valid_msr(msr));
 operation!(
@@ -134,9 +151,8 @@ operation!(
     set_msr(msr: u32, value: u64, host_initiated: bool) -> c_int,
     |life, kvm, perf| outcome(life.set_msr(kvm, perf, msr, value, accessor(host_initiated)))
 );
-operation!(debugctl_written(debugctl: u64), |life, kvm, perf| {
-    life.debugctl_written(kvm, perf, Debugctl::from_raw(debugctl));
-});
+operation!(debugctl_written(_debugctl: u64), |life, kvm, perf| life
+    .control_written(kvm, perf));
 operation!(deliver_pmi(version: u32), |life, kvm, _| life.deliver_pmi(kvm, version));
 operation!(service(new_slice: bool), |life, kvm, perf| life.service(kvm, perf, new_slice));
 operation!(enter(), |life, kvm, perf| {

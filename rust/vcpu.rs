@@ -2,23 +2,27 @@
 
 //! One vCPU's LBR: its life, and KVM's and perf's sides of it.
 
-use crate::ffi::{self, GuestLbrEvent, KvmVcpu};
-use crate::lbr::{Debugctl, Kvm, Lifecycle, Published, Trace};
+use crate::ffi::{self, GuestLbrEvent, KvmVcpu, LentRegisters};
+use crate::lbr::architectural::Ctl;
+use crate::lbr::{Debugctl, Facility, Kvm, Lifecycle, Published, Trace};
 use kernel::prelude::*;
 
 /// The LBR of one vCPU.
-pub(crate) struct Vcpu {
-    pub(crate) life: Lifecycle,
+pub(crate) struct Vcpu<F: Facility<Records: LentRegisters>> {
+    pub(crate) life: Lifecycle<F>,
     pub(crate) kvm: KvmVcpu,
-    pub(crate) perf: GuestLbrEvent,
+    pub(crate) perf: GuestLbrEvent<F::Records>,
 }
 
-impl Vcpu {
+impl<F: Facility<Records: LentRegisters>> Vcpu<F> {
     /// Creates the LBR of a vCPU that has none yet; `kvm` makes KVM's side.
-    pub(crate) fn new(kvm: impl FnOnce(&GuestLbrEvent) -> KvmVcpu) -> Result<KBox<Self>> {
-        let perf = GuestLbrEvent::new()?;
+    pub(crate) fn new(
+        kvm: impl FnOnce(&GuestLbrEvent<F::Records>) -> KvmVcpu,
+    ) -> Result<KBox<Self>> {
+        let facility = F::new(&ffi::host_facility()?).ok_or(ENODEV)?;
+        let perf = GuestLbrEvent::new(facility.initial())?;
         let vcpu = Self {
-            life: Lifecycle::new(ffi::host_facility()?),
+            life: Lifecycle::new(facility),
             kvm: kvm(&perf),
             perf,
         };
@@ -33,6 +37,14 @@ impl Kvm for KvmVcpu {
 
     fn set_debugctl(&mut self, debugctl: Debugctl) {
         self.write_debugctl(debugctl.into_raw());
+    }
+
+    fn ctl(&self) -> Ctl {
+        Ctl::from_raw(self.read_ctl())
+    }
+
+    fn set_ctl(&mut self, ctl: Ctl) {
+        self.write_ctl(ctl.into_raw());
     }
 
     fn publish(&mut self, published: Published) {

@@ -23,13 +23,20 @@ struct perf_guest_lbr;
 /* Bumped with every change of the two headers that a provider could notice. */
 #define KVM_VMX_LBR_ABI		2
 
+/* kvm_vmx_lbr_caps.format of architectural LBR */
+#define KVM_VMX_LBR_FORMAT_ARCH		0x3f
+
 /**
- * struct kvm_vmx_lbr_caps - the host's LBR facility, as perf found it
- * @format:	IA32_PERF_CAPABILITIES.LBR_FMT
- * @depth:	number of records, a power of two
- * @from:	first MSR_LASTBRANCH_x_FROM_IP
- * @to:		first MSR_LASTBRANCH_x_TO_IP
- * @info:	first MSR_LBR_INFO_x, 0 if the format has none
+ * struct kvm_vmx_lbr_caps - the LBR facility of the host or of a vCPU
+ * @format:	IA32_PERF_CAPABILITIES.LBR_FMT, KVM_VMX_LBR_FORMAT_ARCH for
+ *		architectural LBR
+ * @depth:	number of records, the greatest if there are several
+ * @from:	first MSR_LASTBRANCH_x_FROM_IP or IA32_LBR_x_FROM_IP
+ * @to:		first MSR_LASTBRANCH_x_TO_IP or IA32_LBR_x_TO_IP
+ * @info:	first MSR_LBR_INFO_x or IA32_LBR_x_INFO, 0 if the format has none
+ * @leaf_eax:	CPUID.1CH:EAX, 0 without architectural LBR
+ * @leaf_ebx:	CPUID.1CH:EBX
+ * @leaf_ecx:	CPUID.1CH:ECX
  * @tsx:	the IN_TX and ABORT flags are recorded
  */
 struct kvm_vmx_lbr_caps {
@@ -38,6 +45,9 @@ struct kvm_vmx_lbr_caps {
 	__u32 from;
 	__u32 to;
 	__u32 info;
+	__u32 leaf_eax;
+	__u32 leaf_ebx;
+	__u32 leaf_ecx;
 	bool tsx;
 };
 
@@ -54,14 +64,16 @@ struct kvm_vmx_lbr_caps {
  * @vcpu_create: a vCPU was created; return the provider's data for it in
  *	*@priv.  The vCPU is not loaded.  Return 0 or a negative errno.
  * @vcpu_free: the vCPU is gone, no operation follows.  Not loaded.
- * @refresh: the vCPU's CPUID or IA32_PERF_CAPABILITIES changed; @enabled says
- *	whether it has LBR from now on.  Called only if that changed, and never
- *	after the vCPU has run.
+ * @refresh: the vCPU's CPUID or IA32_PERF_CAPABILITIES changed; it has the LBR
+ *	facility @caps from now on, NULL if it has none.  Architectural LBR may be
+ *	less than the host's.  Called only if that changed, and never after the
+ *	vCPU has run.
  * @reset: the vPMU is about to be set up anew or destroyed: release the guest
  *	LBR event.  All registers keep their values.  On destruction the vCPU
  *	is not loaded.
  * @is_valid_msr: return whether @msr is one of the enabled vCPU's LBR MSRs
- *	(records, LBR_SELECT, LBR_TOS).
+ *	(records, LBR_SELECT and LBR_TOS, or IA32_LBR_CTL, IA32_LBR_DEPTH and
+ *	IA32_LER_x).
  * @get_msr: read a valid MSR.  Return 0, or 1 for #GP.  @host_initiated: it is
  *	userspace that reads, on whatever thread.
  * @set_msr: write a valid MSR.  Return 0, or 1 for #GP.
@@ -86,7 +98,7 @@ struct kvm_vmx_lbr_ops {
 
 	int (*vcpu_create)(struct kvm_vcpu *vcpu, void **priv);
 	void (*vcpu_free)(void *priv);
-	void (*refresh)(void *priv, bool enabled);
+	void (*refresh)(void *priv, const struct kvm_vmx_lbr_caps *caps);
 	void (*reset)(void *priv);
 	bool (*is_valid_msr)(void *priv, __u32 msr);
 	int (*get_msr)(void *priv, __u32 msr, __u64 *data, bool host_initiated);
@@ -114,8 +126,8 @@ int kvm_vmx_lbr_get_caps(struct kvm_vmx_lbr_caps *caps);
  * Tell KVM what it tests inline before each VM-Entry.  @lbr says whether the
  * LBRs are granted; it must stay valid until NULL is published or the vCPU is
  * freed.  @passthrough: the LBR MSRs are not intercepted.  With it KVM lets the
- * guest record branches, i.e. loads the guest's IA32_DEBUGCTL.LBR into
- * hardware; without it the bit is kept from the hardware.  @has_event: have
+ * guest record branches, i.e. loads the guest's IA32_DEBUGCTL.LBR, or its
+ * IA32_LBR_CTL, into hardware; without it they are kept from the hardware.  @has_event: have
  * @service called when a time slice begins.  @attention: have @enter called
  * before the next VM-Entry; once asked for, only the call of @enter ends it.
  */
@@ -124,6 +136,14 @@ void kvm_vmx_lbr_publish(struct kvm_vcpu *vcpu, const struct perf_guest_lbr *lbr
 
 /* Have @service called before the next VM-Entry (asked by @enter: the one after). */
 void kvm_vmx_lbr_request(struct kvm_vcpu *vcpu);
+
+/*
+ * The guest's IA32_LBR_CTL.  The vCPU is loaded.  While the LBR MSRs are passed
+ * through, the guest may write it without a VM-Exit.  KVM itself clears LBREn
+ * when it injects a #DB and on SMI, and restores it on RSM.
+ */
+__u64 kvm_vmx_lbr_read_ctl(struct kvm_vcpu *vcpu);
+void kvm_vmx_lbr_write_ctl(struct kvm_vcpu *vcpu, __u64 data);
 
 /*
  * IA32_DEBUGCTL as the guest, L1 or L2, sees it: what was written, whatever of

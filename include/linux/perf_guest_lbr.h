@@ -33,22 +33,31 @@ struct perf_event;
  * @cpu:	the CPU whose LBRs are granted, PERF_GUEST_LBR_NO_CPU if none.
  *		perf writes it, in perf_guest_lbr_grant() and when it revokes
  *		the grant; the owner initializes it to PERF_GUEST_LBR_NO_CPU.
- * @dirty:	the owner sets it when it changes a register below.  perf clears
- *		it when it loads them.
+ * @dirty:	the owner sets it when it changes a register.  perf clears it
+ *		when it loads them.
+ *
+ * It is the head of the structure that has the registers of the host's LBR
+ * facility.  While the grant lasts the LBRs of @cpu hold the registers, and perf
+ * may write the structure at any moment.  Without the grant the structure holds
+ * them, and belongs to the owner until it asks for the grant.  Values are what
+ * RDMSR returns; the owner stores only values that the MSRs accept.
+ */
+struct perf_guest_lbr {
+	__s32 cpu;
+	__u32 dirty;
+};
+
+/**
+ * struct perf_guest_lbr_legacy - LBR registers, without architectural LBR
+ * @head:	whose they are
  * @select:	MSR_LBR_SELECT
  * @tos:	MSR_LBR_TOS
  * @from:	MSR_LASTBRANCH_x_FROM_IP
  * @to:		MSR_LASTBRANCH_x_TO_IP
  * @info:	MSR_LBR_INFO_x, if the format has them
- *
- * While the grant lasts the LBRs of @cpu hold the registers, and perf may
- * write the buffer at any moment.  Without the grant the buffer holds them,
- * and belongs to the owner until it asks for the grant.  Values are what RDMSR
- * returns; the owner stores only values that the MSRs accept.
  */
-struct perf_guest_lbr {
-	__s32 cpu;
-	__u32 dirty;
+struct perf_guest_lbr_legacy {
+	struct perf_guest_lbr head;
 	__u64 select;
 	__u64 tos;
 	__u64 from[PERF_GUEST_LBR_MAX_DEPTH];
@@ -56,9 +65,47 @@ struct perf_guest_lbr {
 	__u64 info[PERF_GUEST_LBR_MAX_DEPTH];
 };
 
+/**
+ * struct perf_guest_lbr_entry - a record of architectural LBR
+ * @from:	IA32_LBR_x_FROM_IP
+ * @to:		IA32_LBR_x_TO_IP
+ * @info:	IA32_LBR_x_INFO
+ */
+struct perf_guest_lbr_entry {
+	__u64 from;
+	__u64 to;
+	__u64 info;
+};
+
+/**
+ * struct perf_guest_lbr_arch - registers of architectural LBR
+ * @head:	whose they are
+ * @reserved:	must be 0
+ * @xsave:	XSAVE's legacy region and header, which the owner initializes to
+ *		0; state component 15 follows
+ * @ctl:	must be 0: KVM has the guest's IA32_LBR_CTL
+ * @depth:	IA32_LBR_DEPTH, which the owner initializes
+ * @ler_from:	IA32_LER_FROM_IP
+ * @ler_to:	IA32_LER_TO_IP
+ * @ler_info:	IA32_LER_INFO
+ * @entries:	the records; perf stores 0 beyond @depth
+ */
+struct perf_guest_lbr_arch {
+	struct perf_guest_lbr head;
+	__u64 reserved[7];
+	__u64 xsave[72];
+	__u64 ctl;
+	__u64 depth;
+	__u64 ler_from;
+	__u64 ler_to;
+	__u64 ler_info;
+	struct perf_guest_lbr_entry entries[PERF_GUEST_LBR_MAX_DEPTH];
+} __attribute__((aligned(64)));
+
 /*
- * Create a guest LBR event of the current task.  @lbr must stay where it is
- * until perf_event_release_kernel() returns; then it is not granted.
+ * Create a guest LBR event of the current task.  @lbr is the head of the registers
+ * of the host's LBR facility, and must stay where it is until
+ * perf_event_release_kernel() returns; then it is not granted.
  * Return the event or an ERR_PTR(): -ENODEV if perf cannot lend the LBRs, -EBUSY
  * while BTS or Intel PT excludes their use, -ENOMEM.
  */
@@ -80,8 +127,9 @@ bool perf_guest_lbr_grant(struct perf_event *event);
 void perf_guest_lbr_park(struct perf_event *event);
 
 /*
- * Access one LBR MSR of this CPU on behalf of the guest.  Return false, and do
- * nothing, if this CPU's LBRs are not granted to @event.
+ * Access one LBR MSR of this CPU on behalf of the guest, which must have it and
+ * accept the value.  Return false, and do nothing, if this CPU's LBRs are not
+ * granted to @event.
  */
 bool perf_guest_lbr_read(struct perf_event *event, __u32 msr, __u64 *data);
 bool perf_guest_lbr_write(struct perf_event *event, __u32 msr, __u64 data);

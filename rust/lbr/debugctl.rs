@@ -5,7 +5,7 @@
 use core::ops::{BitOr, RangeInclusive};
 
 /// The versions of architectural performance monitoring that freeze by clearing
-/// `IA32_DEBUGCTL.LBR`. Earlier ones cannot freeze, later ones set
+/// `IA32_DEBUGCTL.LBR` or `IA32_LBR_CTL.LBREn`. Earlier ones cannot freeze, later ones set
 /// `IA32_PERF_GLOBAL_STATUS.LBR_FRZ` instead.
 const LEGACY_FREEZE: RangeInclusive<u32> = 2..=3;
 
@@ -39,11 +39,15 @@ impl Debugctl {
         self.has(Self::LBR)
     }
 
-    /// Returns what the register becomes if a PMI freezes the LBRs by clearing its LBR
-    /// bit, for a guest of this `CPUID.0AH` version.
-    pub(super) fn frozen_by_pmi(self, version: u32) -> Option<Self> {
-        (self.lbr() && self.has(Self::FREEZE_LBRS_ON_PMI) && LEGACY_FREEZE.contains(&version))
-            .then_some(Self(self.0 & !Self::LBR.0))
+    /// Returns whether a PMI stops the recording of branches, for a guest of this
+    /// `CPUID.0AH` version.
+    pub(super) fn freezes(self, version: u32) -> bool {
+        self.has(Self::FREEZE_LBRS_ON_PMI) && LEGACY_FREEZE.contains(&version)
+    }
+
+    /// Returns the register without its LBR bit.
+    pub(super) const fn without_lbr(self) -> Self {
+        Self(self.0 & !Self::LBR.0)
     }
 }
 

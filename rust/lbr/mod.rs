@@ -19,11 +19,11 @@
 mod debugctl;
 mod facility;
 mod platform;
-mod records;
 mod vcpu;
 
 pub use debugctl::Debugctl;
-pub use facility::{Description, Facility, Format, GeneralProtection, Register, MAX_DEPTH};
+pub use facility::{
+    architectural, legacy, Accessor, Description, Facility, GeneralProtection, MAX_DEPTH,
+};
 pub use platform::{Errno, Kvm, Perf, Published, Trace};
-pub use records::Records;
-pub use vcpu::{Accessor, Lifecycle, State};
+pub use vcpu::{Lifecycle, State};

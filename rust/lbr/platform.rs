@@ -9,7 +9,7 @@
 //! [`include/linux/perf_guest_lbr.h`]: srctree/include/linux/perf_guest_lbr.h
 
 use super::debugctl::Debugctl;
-use super::records::Records;
+use super::facility::architectural::Ctl;
 
 /// A negative error number of the kernel's.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -38,7 +38,7 @@ pub struct Published {
     /// [`Lifecycle::service`]: super::Lifecycle::service
     pub has_event: bool,
     /// The LBR MSRs are not intercepted. KVM then has the guest record branches if its
-    /// `IA32_DEBUGCTL` says so.
+    /// `IA32_DEBUGCTL` or `IA32_LBR_CTL` says so.
     pub passthrough: bool,
     /// Have [`Lifecycle::enter`] called before the next VM-Entry, although the grant may
     /// agree with `passthrough`.
@@ -53,6 +53,10 @@ pub trait Kvm {
     fn debugctl(&self) -> Debugctl;
     /// Sets `IA32_DEBUGCTL`; nobody is told. The vCPU is loaded.
     fn set_debugctl(&mut self, debugctl: Debugctl);
+    /// Returns `IA32_LBR_CTL`, which L1 and L2 share. The vCPU is loaded.
+    fn ctl(&self) -> Ctl;
+    /// Sets `IA32_LBR_CTL`; nobody is told. The vCPU is loaded.
+    fn set_ctl(&mut self, ctl: Ctl);
     /// Tells KVM what it tests before each VM-Entry.
     fn publish(&mut self, published: Published);
     /// Has [`Lifecycle::service`](super::Lifecycle::service) called before the next
@@ -73,6 +77,8 @@ pub trait Kvm {
 pub trait Perf {
     /// Proof that a VM-Entry is imminent and interrupts are disabled.
     type Entry;
+    /// The values of the LBR MSRs, as perf moves them.
+    type Records;
 
     /// Creates the event, which there is not yet, for the current thread.
     fn create(&mut self) -> Result<(), Errno>;
@@ -85,13 +91,14 @@ pub trait Perf {
     /// Asks for this CPU's LBRs, if there is an event, and returns whether they are
     /// granted.
     fn grant(&mut self, entry: &Self::Entry) -> bool;
-    /// Reads an LBR MSR of this CPU, or returns `None` if its LBRs are not granted.
+    /// Reads an LBR MSR of this CPU, which is there, or returns `None` if its LBRs are not
+    /// granted.
     fn read(&mut self, msr: u32) -> Option<u64>;
     /// Writes an LBR MSR of this CPU, or returns `false` if its LBRs are not granted.
-    /// The MSR accepts the value.
+    /// The MSR is there, and accepts the value.
     fn write(&mut self, msr: u32, value: u64) -> bool;
     /// Ends the grant, on whatever CPU, if there is one, and returns the copy. May sleep.
-    fn park(&mut self) -> &mut Records;
+    fn park(&mut self) -> &mut Self::Records;
     /// Has perf load the copy at the next grant, since it was changed.
     fn mark_dirty(&mut self);
 }

@@ -2,10 +2,8 @@
 
 //! One vCPU's LBR life: all that is decided, and in which order.
 
-use super::debugctl::Debugctl;
-use super::facility::{Facility, GeneralProtection, Register};
+use super::facility::{Accessor, Description, Facility, GeneralProtection};
 use super::platform::{Kvm, Perf, Published, Trace};
-use super::records::Records;
 
 /// Where a vCPU is in its LBR life.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -18,15 +16,6 @@ pub enum State {
     Owned,
     /// It has an event, and was refused the LBRs when it last asked.
     Reclaimed,
-}
-
-/// Who accesses an MSR.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Accessor {
-    /// The guest.
-    Guest,
-    /// Userspace, on whatever thread.
-    Userspace,
 }
 
 /// Whether branches are missing that the guest should have recorded.
@@ -52,8 +41,8 @@ enum Gap {
 ///
 /// [`include/linux/kvm_vmx_lbr.h`]: srctree/include/linux/kvm_vmx_lbr.h
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Lifecycle {
-    facility: Facility,
+pub struct Lifecycle<F> {
+    facility: F,
     state: State,
     passthrough: bool,
     /// The guest used LBR since the slice began.
@@ -63,9 +52,9 @@ pub struct Lifecycle {
     refused: Option<u64>,
 }
 
-impl Lifecycle {
+impl<F: Facility> Lifecycle<F> {
     /// Creates the life of a vCPU that has no LBR yet, on a host with this facility.
-    pub const fn new(facility: Facility) -> Self {
+    pub const fn new(facility: F) -> Self {
         // INVARIANT: KVM intercepts all MSRs of a new vCPU.
         Self {
             facility,
@@ -78,7 +67,7 @@ impl Lifecycle {
     }
 
     /// Returns the state.
-    pub const fn state(&self) -> State {
+    pub fn state(&self) -> State {
         self.state
     }
 
@@ -86,7 +75,7 @@ impl Lifecycle {
         self.state != State::Disabled
     }
 
-    fn publish(&self, kvm: &mut impl Kvm, perf: &impl Perf, attention: bool) {
+    fn publish(&self, kvm: &mut impl Kvm, perf: &impl Perf<Records = F::Records>, attention: bool) {
         kvm.publish(Published {
             has_event: perf.exists(),
             passthrough: self.passthrough,
@@ -96,31 +85,35 @@ impl Lifecycle {
 
     /// Has [`Lifecycle::enter`] called. It alone withdraws attention, which KVM may have
     /// asked for as well.
-    fn look_again(&self, kvm: &mut impl Kvm, perf: &impl Perf) {
+    fn look_again(&self, kvm: &mut impl Kvm, perf: &impl Perf<Records = F::Records>) {
         self.publish(kvm, perf, true);
     }
 
-    /// Gives the vCPU LBR or takes it away, with all registers zero.
-    pub fn refresh(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf, enabled: bool) {
-        if enabled {
+    /// Gives the vCPU this LBR or takes it away, with all registers as after reset.
+    pub fn refresh(
+        &mut self,
+        kvm: &mut impl Kvm,
+        perf: &mut impl Perf<Records = F::Records>,
+        guest: Option<&Description>,
+    ) {
+        self.release_event(perf);
+        self.state = State::Disabled;
+        self.used = false;
+        self.gap = Gap::Closed;
+        if let Some(facility) = guest.and_then(|guest| self.facility.for_guest(guest)) {
+            self.facility = facility;
             self.state = State::Idle;
-            // Userspace may have set it before.
-            self.debugctl_written(kvm, perf, kvm.debugctl());
-        } else {
-            self.release_event(perf);
-            *perf.park() = Records::ZERO;
-            perf.mark_dirty();
-            *self = Self {
-                passthrough: self.passthrough,
-                refused: self.refused,
-                ..Self::new(self.facility)
-            };
         }
+        *perf.park() = self.facility.initial();
+        perf.mark_dirty();
+        F::reset_control(kvm);
+        // Userspace may have set it before.
+        self.control_written(kvm, perf);
         self.look_again(kvm, perf);
     }
 
     /// Releases the event. All registers stay.
-    pub fn reset(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf) {
+    pub fn reset(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf<Records = F::Records>) {
         if perf.exists() {
             // Not loaded if it is destroyed: let service() see what the guest wants.
             kvm.request_service();
@@ -130,7 +123,7 @@ impl Lifecycle {
         self.look_again(kvm, perf);
     }
 
-    fn release_event(&mut self, perf: &mut impl Perf) {
+    fn release_event(&mut self, perf: &mut impl Perf<Records = F::Records>) {
         perf.release();
         if self.is_enabled() {
             self.state = State::Idle;
@@ -142,7 +135,7 @@ impl Lifecycle {
         self.register(msr).is_ok()
     }
 
-    fn register(&self, msr: u32) -> Result<Register, GeneralProtection> {
+    fn register(&self, msr: u32) -> Result<F::Register, GeneralProtection> {
         match self.facility.register(msr) {
             Some(register) if self.is_enabled() => Ok(register),
             _ => Err(GeneralProtection),
@@ -153,7 +146,7 @@ impl Lifecycle {
     pub fn get_msr(
         &mut self,
         kvm: &mut impl Kvm,
-        perf: &mut impl Perf,
+        perf: &mut impl Perf<Records = F::Records>,
         msr: u32,
         accessor: Accessor,
     ) -> Result<u64, GeneralProtection> {
@@ -162,53 +155,44 @@ impl Lifecycle {
             self.wanted(kvm, perf);
         }
         self.show_gap(perf);
-        match perf.read(msr) {
-            Some(value) => Ok(value),
-            None => Ok(perf.park().get(register)),
-        }
+        self.facility.read(kvm, perf, msr, register, accessor)
     }
 
     /// Writes an LBR MSR. Userspace may write back what was read from it.
     pub fn set_msr(
         &mut self,
         kvm: &mut impl Kvm,
-        perf: &mut impl Perf,
+        perf: &mut impl Perf<Records = F::Records>,
         msr: u32,
         value: u64,
         accessor: Accessor,
     ) -> Result<(), GeneralProtection> {
         let register = self.register(msr)?;
-        let value = match accessor {
-            Accessor::Guest => value,
-            Accessor::Userspace => self.facility.written_back(register, value),
-        };
-        self.facility
-            .check(register, value, |address| kvm.is_canonical(address))?;
+        let canonical = |address| kvm.is_canonical(address);
+        let value = self.facility.accept(register, value, accessor, canonical)?;
         if accessor == Accessor::Guest {
             self.wanted(kvm, perf);
         }
         self.show_gap(perf);
-        if !perf.write(msr, value) {
-            perf.park().set(register, value);
-            perf.mark_dirty();
-        }
+        self.facility
+            .write(kvm, perf, msr, register, value, accessor)?;
+        self.control_written(kvm, perf);
         Ok(())
     }
 
-    /// The guest's `IA32_DEBUGCTL` was set, by whomever.
-    pub fn debugctl_written(
+    /// The MSR that makes the guest record branches may have been written, by whomever.
+    pub fn control_written(
         &mut self,
         kvm: &mut impl Kvm,
-        perf: &mut impl Perf,
-        debugctl: Debugctl,
+        perf: &mut impl Perf<Records = F::Records>,
     ) {
-        if self.is_enabled() && debugctl.lbr() {
+        if self.is_enabled() && F::is_recording(kvm) {
             self.wanted(kvm, perf);
         }
     }
 
     /// The guest wants to use LBR from now on.
-    fn wanted(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf) {
+    fn wanted(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf<Records = F::Records>) {
         self.used = true;
         if !perf.exists() {
             kvm.request_service();
@@ -220,25 +204,27 @@ impl Lifecycle {
 
     /// A virtual PMI is about to be delivered to a guest of this `CPUID.0AH` version.
     pub fn deliver_pmi(&mut self, kvm: &mut impl Kvm, version: u32) {
-        if !self.is_enabled() {
-            return;
-        }
-        if let Some(frozen) = kvm.debugctl().frozen_by_pmi(version) {
-            kvm.set_debugctl(frozen);
+        if self.is_enabled() {
+            F::freeze(kvm, version);
         }
     }
 
     /// Creates and releases the event, on the vCPU's thread. `new_slice`: that was
     /// scheduled in since the last call.
-    pub fn service(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf, new_slice: bool) {
+    pub fn service(
+        &mut self,
+        kvm: &mut impl Kvm,
+        perf: &mut impl Perf<Records = F::Records>,
+        new_slice: bool,
+    ) {
         if !self.is_enabled() {
             return;
         }
         self.show_gap(perf);
-        let lbr = kvm.debugctl().lbr();
-        let wanted = lbr || self.used;
+        let recording = F::is_recording(kvm);
+        let wanted = recording || self.used;
         if new_slice {
-            self.used = lbr;
+            self.used = recording;
         }
         if wanted {
             if !perf.is_ours() {
@@ -251,7 +237,7 @@ impl Lifecycle {
         self.look_again(kvm, perf);
     }
 
-    fn create_event(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf) {
+    fn create_event(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf<Records = F::Records>) {
         self.release_event(perf);
         let now = kvm.now();
         if self.refused == Some(now) {
@@ -260,15 +246,20 @@ impl Lifecycle {
         self.refused = None;
         if let Err(errno) = perf.create() {
             self.refused = Some(now);
-            // Try again as long as LBR is on, or at the next access.
+            // Try again as long as it records, or at the next access.
             self.used = false;
             kvm.trace(Trace::CreateFailed(errno));
         }
     }
 
     /// A VM-Entry is imminent, with interrupts disabled.
-    pub fn enter<P: Perf>(&mut self, kvm: &mut impl Kvm, perf: &mut P, entry: &P::Entry) {
-        let recording = self.is_enabled() && kvm.debugctl().lbr();
+    pub fn enter<P: Perf<Records = F::Records>>(
+        &mut self,
+        kvm: &mut impl Kvm,
+        perf: &mut P,
+        entry: &P::Entry,
+    ) {
+        let recording = self.is_enabled() && F::is_recording(kvm);
         let wanted = recording || self.used;
         let granted = perf.grant(entry);
         self.pass_through(kvm, granted);
@@ -293,7 +284,7 @@ impl Lifecycle {
     }
 
     fn intercept(&self, kvm: &mut impl Kvm, intercept: bool) {
-        for msr in self.facility.msr_ranges().into_iter().flatten() {
+        for msr in self.facility.passed_through() {
             kvm.set_intercept(msr, intercept);
         }
     }
@@ -325,10 +316,10 @@ impl Lifecycle {
     }
 
     /// Empties the records if a gap has begun. Nobody looks at them before.
-    fn show_gap(&mut self, perf: &mut impl Perf) {
+    fn show_gap(&mut self, perf: &mut impl Perf<Records = F::Records>) {
         if self.gap == Gap::Begun {
             self.gap = Gap::Open;
-            perf.park().empty();
+            F::empty(perf.park());
             perf.mark_dirty();
         }
     }

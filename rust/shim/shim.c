@@ -15,19 +15,28 @@
 #include "trace.h"
 
 /* rust/bindings.rs asserts the same numbers. */
-static_assert(sizeof(struct kvm_vmx_lbr_caps) == 24);
-static_assert(offsetof(struct kvm_vmx_lbr_caps, tsx) == 20);
+static_assert(sizeof(struct kvm_vmx_lbr_caps) == 36);
+static_assert(offsetof(struct kvm_vmx_lbr_caps, leaf_eax) == 20);
+static_assert(offsetof(struct kvm_vmx_lbr_caps, tsx) == 32);
 static_assert(sizeof(struct kvm_vmx_lbr_ops) == 112);
 static_assert(offsetof(struct kvm_vmx_lbr_ops, owner) == 8);
 static_assert(offsetof(struct kvm_vmx_lbr_ops, msr_filter_changed) == 104);
-static_assert(sizeof(struct perf_guest_lbr) == 792);
+static_assert(sizeof(struct perf_guest_lbr) == 8);
 static_assert(offsetof(struct perf_guest_lbr, cpu) == 0);
 static_assert(offsetof(struct perf_guest_lbr, dirty) == 4);
-static_assert(offsetof(struct perf_guest_lbr, select) == 8);
-static_assert(offsetof(struct perf_guest_lbr, tos) == 16);
-static_assert(offsetof(struct perf_guest_lbr, from) == 24);
-static_assert(offsetof(struct perf_guest_lbr, to) == 280);
-static_assert(offsetof(struct perf_guest_lbr, info) == 536);
+static_assert(sizeof(struct perf_guest_lbr_legacy) == 792);
+static_assert(offsetof(struct perf_guest_lbr_legacy, select) == 8);
+static_assert(offsetof(struct perf_guest_lbr_legacy, tos) == 16);
+static_assert(offsetof(struct perf_guest_lbr_legacy, from) == 24);
+static_assert(offsetof(struct perf_guest_lbr_legacy, to) == 280);
+static_assert(offsetof(struct perf_guest_lbr_legacy, info) == 536);
+static_assert(sizeof(struct perf_guest_lbr_arch) == 1472);
+static_assert(offsetof(struct perf_guest_lbr_arch, xsave) == 64);
+static_assert(offsetof(struct perf_guest_lbr_arch, ctl) == 640);
+static_assert(offsetof(struct perf_guest_lbr_arch, depth) == 648);
+static_assert(offsetof(struct perf_guest_lbr_arch, ler_from) == 656);
+static_assert(offsetof(struct perf_guest_lbr_arch, entries) == 680);
+static_assert(sizeof(struct perf_guest_lbr_entry) == 24);
 
 __u64 guest_lbr_jiffies(void)
 {

@@ -27,15 +27,15 @@
 
 /* A guest, and what it wrote last: records at an address of its own. */
 struct guest {
-	struct perf_guest_lbr lbr;
+	struct perf_guest_lbr_legacy lbr;
 	struct perf_event *event;
 	u64 base;
 	u64 written;
 	int entries, granted, wrong;
 };
 
-static struct guest one = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800100000 };
-static struct guest two = { .lbr.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800200000 };
+static struct guest one = { .lbr.head.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800100000 };
+static struct guest two = { .lbr.head.cpu = PERF_GUEST_LBR_NO_CPU, .base = 0xffff888800200000 };
 
 /* The guest's newest record is empty, others are not. */
 static bool newest_empty;
@@ -78,7 +78,7 @@ static int count_wrong_records(u64 base)
 
 static int count_wrong_copies(const struct guest *guest)
 {
-	const struct perf_guest_lbr *lbr = &guest->lbr;
+	const struct perf_guest_lbr_legacy *lbr = &guest->lbr;
 	int wrong = (lbr->tos != TOS) + (lbr->select != SELECT);
 
 	for (int i = 0; i < DEPTH; i++) {
@@ -99,7 +99,7 @@ static bool enter(struct guest *guest)
 		return false;
 
 	guest->granted++;
-	guest->wrong += guest->lbr.cpu != smp_processor_id();
+	guest->wrong += guest->lbr.head.cpu != smp_processor_id();
 	guest->wrong += !!(get_debugctlmsr() & DEBUGCTLMSR_LBR);
 	if (guest->written)
 		guest->wrong += count_wrong_records(guest->written);
@@ -243,7 +243,7 @@ static void in_thread(void (*todo)(void))
 
 static int second_thread_main(void *unused)
 {
-	two.event = perf_guest_lbr_create_event(&two.lbr);
+	two.event = perf_guest_lbr_create_event(&two.lbr.head);
 	while (!kthread_should_stop()) {
 		enter(&two);
 		usleep_range(500, 1000);
@@ -263,8 +263,8 @@ static struct task_struct *start(int (*function)(void *arg), const char *name)
 	return task;
 }
 
-static void create_one(void) { one.event = perf_guest_lbr_create_event(&one.lbr); }
-static void create_two(void) { two.event = perf_guest_lbr_create_event(&two.lbr); }
+static void create_one(void) { one.event = perf_guest_lbr_create_event(&one.lbr.head); }
+static void create_two(void) { two.event = perf_guest_lbr_create_event(&two.lbr.head); }
 static void create_other_counter(void) { other = create_counter(); }
 static void create_other_unmarked(void) { other = create_unmarked(); }
 static void enter_one(void) { answer = enter(&one); }
@@ -324,7 +324,7 @@ static bool park_brings_the_copy(void)
 	bool good = one_is_granted();
 
 	perf_guest_lbr_park(one.event);
-	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
+	good = good && one.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
 	return good && one_is_granted();
 }
 
@@ -339,9 +339,9 @@ static bool written_copy_is_loaded(void)
 		one.lbr.from[i] = one.written + i;
 		one.lbr.to[i] = one.written + DEPTH + i;
 	}
-	one.lbr.dirty = 1;
+	one.lbr.head.dirty = 1;
 	good = one_is_granted();
-	return good && !one.lbr.dirty;
+	return good && !one.lbr.head.dirty;
 }
 
 static void read_and_write(void)
@@ -373,7 +373,7 @@ static bool host_wins(struct perf_event *host)
 	/* An event of the thread is added when that runs. */
 	msleep(5);
 	good = !IS_ERR(host) && !guests_values_on(cpu) &&
-		    one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
+		    one.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
 
 	good = !one_is_granted() && good;
 	msleep(20);
@@ -438,9 +438,9 @@ static bool two_events_of_a_thread(void)
 	in_thread(create_two);
 	good = one_is_granted() && two_is_granted() && one_is_granted();
 	in_thread(enter_ten_times);
-	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
+	good = good && one.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU;
 	release(&two.event);
-	return good && two.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&two);
+	return good && two.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&two);
 }
 
 static bool unmarked_event_wins(void)
@@ -459,7 +459,7 @@ static bool release_saves(void)
 	bool good = one_is_granted();
 
 	release(&one.event);
-	good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
+	good = good && one.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU && !count_wrong_copies(&one);
 	in_thread(create_one);
 	return good && one_is_granted();
 }
@@ -506,7 +506,7 @@ static bool two_threads_do_not_mix(void)
 	kthread_stop(second);
 	WRITE_ONCE(spin, true);
 	return one.granted == before + 20 && two.granted > 5 &&
-	       two.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
+	       two.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU;
 }
 
 /* Nobody but the guest had the LBRs, as far as perf knows. */
@@ -519,7 +519,7 @@ static bool lost_records_are_loaded(void)
 		in_thread(enter_one);
 		/* The thread sleeps, which ends the grant. */
 		msleep(5);
-		good = good && one.lbr.cpu == PERF_GUEST_LBR_NO_CPU;
+		good = good && one.lbr.head.cpu == PERF_GUEST_LBR_NO_CPU;
 		smp_call_function_single(cpu, lose_records, NULL, 1);
 		in_thread(enter_one);
 		good = good && answer;

@@ -11,7 +11,7 @@
 
 static int vcpu_create(struct kvm_vcpu *vcpu, void **priv) { return 0; }
 static void vcpu_free(void *priv) { }
-static void refresh(void *priv, bool enabled) { }
+static void refresh(void *priv, const struct kvm_vmx_lbr_caps *caps) { }
 static void reset(void *priv) { }
 static bool is_valid_msr(void *priv, __u32 msr) { return false; }
 static void debugctl_written(void *priv, __u64 data) { }

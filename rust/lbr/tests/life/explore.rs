@@ -2,17 +2,12 @@
 
 //! Every state that the world can get into, with one register to look at.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 
-use lbr::Debugctl;
-
+use super::hardware::Hardware;
 use super::perf::{CPUS, THREADS};
-use super::registers::{facility, FROM};
 use super::world::{Action, Guest, World};
-
-const OFF: Debugctl = Debugctl::from_raw(0);
 
 /// What threads do on CPUs, and what the host does with them.
 fn scheduling(cpus: usize, threads: usize) -> Vec<Action> {
@@ -41,71 +36,121 @@ fn scheduling(cpus: usize, threads: usize) -> Vec<Action> {
 }
 
 /// What userspace does on a thread, and the guest while the thread runs it.
-fn wishes(thread: usize) -> Vec<Action> {
+fn wishes<F: Hardware>(thread: usize) -> Vec<Action> {
     let mut actions = vec![
-        Action::Get { thread, msr: FROM },
+        Action::Get {
+            thread,
+            msr: F::FROM,
+        },
         Action::Set {
             thread,
-            msr: FROM,
+            msr: F::FROM,
             value: 1,
         },
         Action::Reset { thread },
     ];
+    actions.extend([None, Some(0)].map(|guest| Action::Refresh { thread, guest }));
     let mut guest = vec![
         Guest::Nothing,
         Guest::Branch,
         Guest::VirtualPmi { version: 2 },
         Guest::Debug,
     ];
-    for debugctl in [OFF, Debugctl::LBR] {
+    for debugctl in F::DEBUGCTLS.iter().copied() {
         actions.push(Action::SetDebugctl { thread, debugctl });
-        guest.push(Guest::EnterL2 { debugctl });
-        guest.push(Guest::ExitL2 { debugctl });
-    }
-    for debugctl in [
-        OFF,
-        Debugctl::LBR,
-        Debugctl::LBR | Debugctl::FREEZE_LBRS_ON_PMI,
-    ] {
-        guest.push(Guest::WriteDebugctl { debugctl });
+        guest.extend([
+            Guest::WriteDebugctl { debugctl },
+            Guest::EnterL2 { debugctl },
+            Guest::ExitL2 { debugctl },
+        ]);
     }
     for emulated in [false, true] {
         guest.push(Guest::Read {
-            msr: FROM,
+            msr: F::FROM,
             emulated,
         });
         guest.push(Guest::Write {
-            msr: FROM,
+            msr: F::FROM,
             value: 2,
             emulated,
         });
     }
-    for enabled in [false, true] {
-        actions.push(Action::Refresh { thread, enabled });
+    let mut accesses = |msr, values: &[u64]| {
+        actions.push(Action::Get { thread, msr });
+        guest.extend([false, true].map(|emulated| Guest::Read { msr, emulated }));
+        for value in values.iter().copied() {
+            actions.push(Action::Set { thread, msr, value });
+            guest.extend([false, true].map(|emulated| Guest::Write {
+                msr,
+                value,
+                emulated,
+            }));
+        }
+    };
+    if let Some(msr) = F::CTL {
+        accesses(msr, &[0, 1]);
+    }
+    if let Some(msr) = F::DEPTH {
+        accesses(msr, &[8, 32]);
+        accesses(F::FROM + 8, &[]);
     }
     actions.extend(guest.into_iter().map(|guest| Action::Run { thread, guest }));
     actions
 }
 
-fn key(world: &World) -> u64 {
-    let mut hasher = DefaultHasher::new();
+/// Fast, and good enough to tell states apart.
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for bytes in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            self.write_u64(u64::from_ne_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn key<F: Hardware>(world: &World<F>) -> u64 {
+    let mut hasher = Mix(1);
     world.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Walks all states that the actions lead to, at least `expected` many.
-fn explore(actions: &[Action], expected: usize) {
-    let start = World::new(facility());
+fn explore<F: Hardware>(actions: &[Action], expected: usize) {
+    let mut start = World::<F>::new();
+    for action in [
+        Action::SchedIn { thread: 0, cpu: 0 },
+        Action::SetDebugctl {
+            thread: 0,
+            debugctl: F::DEBUGCTLS[0],
+        },
+    ] {
+        start.step(action);
+    }
+    start.forget();
     let mut seen = HashSet::from([key(&start)]);
     let mut todo = vec![start];
     while let Some(world) = todo.pop() {
         world.check_progress();
+        let mut next = world.clone();
         for action in actions {
-            let mut next = world.clone();
+            // What is not possible changes nothing.
             if next.step(*action) {
                 next.forget();
-                if seen.insert(key(&next)) {
-                    todo.push(next);
+                let found = std::mem::replace(&mut next, world.clone());
+                if seen.insert(key(&found)) {
+                    todo.push(found);
                 }
             }
         }
@@ -114,20 +159,23 @@ fn explore(actions: &[Action], expected: usize) {
     assert!(seen.len() >= expected, "only {} states", seen.len());
 }
 
-#[test]
-fn one_cpu() {
+fn one_cpu<F: Hardware>() {
     let mut actions = scheduling(1, 1);
-    actions.extend(wishes(0));
-    actions.extend([None, Some(FROM)].map(|denied| Action::Filter { denied }));
-    explore(&actions, 10_000);
+    actions.extend(wishes::<F>(0));
+    actions.extend([None, Some(F::FROM)].map(|denied| Action::Filter { denied }));
+    explore::<F>(&actions, 10_000);
 }
 
-#[test]
-#[ignore = "takes minutes"]
-fn two_cpus_and_two_threads() {
+fn two_cpus_and_two_threads<F: Hardware>() {
     let mut actions = scheduling(CPUS, THREADS);
     for thread in 0..THREADS {
-        actions.extend(wishes(thread));
+        actions.extend(wishes::<F>(thread));
     }
-    explore(&actions, 1_000_000);
+    explore::<F>(&actions, 1_000_000);
+}
+
+for_each_facility! {
+    one_cpu,
+    #[ignore = "takes minutes"]
+    two_cpus_and_two_threads,
 }

@@ -2,13 +2,17 @@
 
 //! KVM as its contract header describes it.
 
-use lbr::{Debugctl, Kvm, Published, Trace};
+use std::marker::PhantomData;
 
-use super::registers::{index, is_canonical, COUNT};
+use lbr::architectural::Ctl;
+use lbr::{Debugctl, Description, Kvm, Published, Trace};
+
+use super::hardware::{is_canonical, Controls, Hardware};
+use super::registers::{count, index};
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct KvmSide {
-    pub(crate) debugctl: Debugctl,
+pub(crate) struct KvmSide<F> {
+    pub(crate) controls: Controls,
     pub(crate) published: Published,
     pub(crate) requested: bool,
     pub(crate) new_slice: bool,
@@ -23,12 +27,13 @@ pub(crate) struct KvmSide {
     pub(crate) flips: usize,
     /// The MSRs that are not intercepted, a bit for each.
     passed: u128,
+    facility: PhantomData<F>,
 }
 
-impl KvmSide {
+impl<F: Hardware> KvmSide<F> {
     pub(crate) fn new() -> Self {
         Self {
-            debugctl: Debugctl::from_raw(0),
+            controls: Controls::default(),
             published: Published {
                 has_event: false,
                 passthrough: false,
@@ -42,17 +47,26 @@ impl KvmSide {
             traces: Vec::new(),
             flips: 0,
             passed: 0,
+            facility: PhantomData,
         }
     }
 
     pub(crate) fn is_intercepted(&self, msr: u32) -> bool {
-        self.passed & 1 << index(msr) == 0
+        self.passed & 1 << index::<F>(msr) == 0
     }
 
-    /// Whether all MSRs are passed through that the filter does not deny.
-    pub(crate) fn passes_through(&self) -> bool {
-        let denied = self.denied.map_or(0, |msr| 1 << index(msr));
-        self.passed == ((1 << COUNT) - 1) & !denied
+    /// Whether all MSRs are passed through that a guest may access, and the filter does not
+    /// deny.
+    pub(crate) fn passes_through(&self, has: &Description) -> bool {
+        let but = [F::CTL, F::DEPTH]
+            .into_iter()
+            .flatten()
+            .filter(|_| F::is_less(has))
+            .chain(self.denied);
+        let passed = but.fold((1 << count::<F>()) - 1, |passed, msr| {
+            passed & !(1 << index::<F>(msr))
+        });
+        self.passed == passed
     }
 
     pub(crate) fn intercepts_all(&self) -> bool {
@@ -61,23 +75,31 @@ impl KvmSide {
 
     /// Whether the hardware records the guest's branches.
     pub(crate) fn is_recording(&self) -> bool {
-        self.published.passthrough && self.debugctl.lbr()
+        self.published.passthrough && F::is_on(self.controls)
     }
 
     /// What KVM does when it switches the VMCS.
     pub(crate) fn switched(&mut self, debugctl: Debugctl) {
-        self.debugctl = debugctl;
+        self.controls.debugctl = debugctl.into_raw();
         self.published.attention = true;
     }
 }
 
-impl Kvm for KvmSide {
+impl<F: Hardware> Kvm for KvmSide<F> {
     fn debugctl(&self) -> Debugctl {
-        self.debugctl
+        Debugctl::from_raw(self.controls.debugctl)
     }
 
     fn set_debugctl(&mut self, debugctl: Debugctl) {
-        self.debugctl = debugctl;
+        self.controls.debugctl = debugctl.into_raw();
+    }
+
+    fn ctl(&self) -> Ctl {
+        Ctl::from_raw(self.controls.ctl)
+    }
+
+    fn set_ctl(&mut self, ctl: Ctl) {
+        self.controls.ctl = ctl.into_raw();
     }
 
     fn publish(&mut self, published: Published) {
@@ -90,7 +112,7 @@ impl Kvm for KvmSide {
 
     fn set_intercept(&mut self, msr: u32, intercept: bool) {
         self.flips += 1;
-        let bit = 1 << index(msr);
+        let bit = 1 << index::<F>(msr);
         if intercept || self.denied == Some(msr) {
             self.passed &= !bit;
         } else {

@@ -3,10 +3,12 @@
 //! The hardware, the scheduler, and perf as its contract header describes it.
 
 use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 
-use lbr::{Errno, Perf, Records, Register};
+use lbr::{Errno, Perf};
 
-use super::registers::{msrs, Registers, FROM, INFO, SELECT, TO, TOS};
+use super::hardware::{msrs, Hardware};
+use super::registers::{Registers, POISON};
 
 pub(crate) const CPUS: usize = 2;
 pub(crate) const THREADS: usize = 2;
@@ -21,68 +23,58 @@ struct Event {
 
 /// The LBRs of a CPU.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Lbrs {
-    registers: Registers,
+struct Lbrs<F: Hardware> {
+    registers: Registers<F>,
     /// The host uses them.
     host: bool,
     /// They still hold what they held when the guest's grant ended.
     hold: bool,
 }
 
-impl Lbrs {
-    const RESET: Self = Self {
-        registers: Registers::ZERO,
-        host: false,
-        hold: false,
-    };
+impl<F: Hardware> Lbrs<F> {
+    fn reset() -> Self {
+        Self {
+            registers: Registers::reset(&F::HOST),
+            host: false,
+            hold: false,
+        }
+    }
 }
 
-/// `struct perf_guest_lbr`.
+/// `struct perf_guest_lbr` and the registers behind it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Buffer {
+struct Buffer<R> {
     cpu: Option<usize>,
     dirty: bool,
-    registers: Records,
+    registers: R,
 }
 
-impl Buffer {
-    fn save(&mut self, hardware: &Registers) {
-        for msr in msrs() {
-            self.registers.set(register(msr), hardware.get(msr));
+impl<R: Clone> Buffer<R> {
+    /// What the depth hides is lost.
+    fn save<F: Hardware<Records = R>>(&mut self, hardware: &mut Registers<F>) {
+        hardware.empty_hidden();
+        for (msr, value) in hardware.moved() {
+            F::set(&mut self.registers, msr, *value);
         }
     }
 
-    fn load(&self, hardware: &mut Registers) {
-        for msr in msrs() {
-            hardware.set(msr, self.registers.get(register(msr)));
+    /// Values that the depth hides are not loaded.
+    fn load<F: Hardware<Records = R>>(&self, hardware: &mut Registers<F>) {
+        for (msr, value) in hardware.moved() {
+            let loaded = F::get(&self.registers, msr);
+            *value = F::takes(&F::HOST, msr, loaded).expect("no #GP in the host");
         }
+        hardware.empty_hidden();
     }
 }
 
-impl Hash for Buffer {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let mut registers = Registers::ZERO;
-        self.load(&mut registers);
-        (self.cpu, self.dirty, registers).hash(hasher);
-    }
-}
-
-fn register(msr: u32) -> Register {
-    let index = |first| (msr - first) as usize;
-    match msr {
-        SELECT => Register::Select,
-        TOS => Register::Tos,
-        FROM..TO => Register::From(index(FROM)),
-        TO..INFO => Register::To(index(TO)),
-        _ => Register::Info(index(INFO)),
-    }
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct PerfSide {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PerfSide<F: Hardware> {
     event: Option<Event>,
-    buffer: Buffer,
-    lbrs: [Lbrs; CPUS],
+    buffer: Buffer<F::Records>,
+    /// What the buffer has while the LBRs are granted.
+    poison: Rc<F::Records>,
+    lbrs: [Lbrs<F>; CPUS],
     pub(crate) cpu_of: [Option<usize>; THREADS],
     /// No event can be created.
     pub(crate) refuse: bool,
@@ -92,16 +84,21 @@ pub(crate) struct PerfSide {
     pub(crate) trips: usize,
 }
 
-impl PerfSide {
-    pub(crate) fn new() -> Self {
+impl<F: Hardware> PerfSide<F> {
+    pub(crate) fn new(registers: F::Records) -> Self {
+        let mut poison = registers.clone();
+        for msr in msrs::<F>() {
+            F::set(&mut poison, msr, POISON);
+        }
         Self {
+            poison: Rc::new(poison),
             event: None,
             buffer: Buffer {
                 cpu: None,
                 dirty: false,
-                registers: Records::ZERO,
+                registers,
             },
-            lbrs: [Lbrs::RESET; CPUS],
+            lbrs: [(); CPUS].map(|()| Lbrs::reset()),
             cpu_of: [None; THREADS],
             refuse: false,
             refused: false,
@@ -128,7 +125,7 @@ impl PerfSide {
         self.buffer.cpu
     }
 
-    pub(crate) fn hardware(&mut self, cpu: usize) -> &mut Registers {
+    pub(crate) fn hardware(&mut self, cpu: usize) -> &mut Registers<F> {
         &mut self.lbrs[cpu].registers
     }
 
@@ -137,7 +134,7 @@ impl PerfSide {
             return;
         };
         let lbrs = &mut self.lbrs[cpu];
-        self.buffer.save(&lbrs.registers);
+        self.buffer.save(&mut lbrs.registers);
         lbrs.hold = true;
     }
 
@@ -152,11 +149,8 @@ impl PerfSide {
         let granted = self.buffer.cpu;
         for (cpu, lbrs) in self.lbrs.iter_mut().enumerate() {
             if granted != Some(cpu) && !lbrs.hold {
-                lbrs.registers = Registers::OTHERS;
+                lbrs.registers.poison();
             }
-        }
-        if granted.is_some() {
-            self.buffer.save(&Registers::OTHERS);
         }
     }
 
@@ -178,7 +172,7 @@ impl PerfSide {
 
     /// An idle CPU loses its registers. Nobody is told.
     pub(crate) fn deep_c_state(&mut self, cpu: usize) {
-        self.lbrs[cpu].registers = Registers::ZERO;
+        self.lbrs[cpu].registers = Registers::reset(&F::HOST);
     }
 
     pub(crate) fn offline(&mut self, cpu: usize) {
@@ -187,7 +181,7 @@ impl PerfSide {
                 self.sched_out(thread);
             }
         }
-        self.lbrs[cpu] = Lbrs::RESET;
+        self.lbrs[cpu] = Lbrs::reset();
     }
 
     pub(crate) fn sched_in(&mut self, thread: usize, cpu: usize) {
@@ -225,19 +219,34 @@ impl PerfSide {
         let Self { buffer, lbrs, .. } = self;
         let hardware = &mut lbrs[cpu].registers;
         // A CPU that was idle may have lost them.
-        let newest = || FROM + u32::try_from(hardware.get(TOS)).expect("a record");
-        if !held || buffer.dirty || hardware.get(newest()) == 0 {
+        if !held || buffer.dirty || hardware.get(F::newest(hardware)) == 0 {
             buffer.load(hardware);
             buffer.dirty = false;
         }
         buffer.cpu = Some(cpu);
+        buffer.registers.clone_from(&self.poison);
         true
     }
 }
 
+impl<F: Hardware> Hash for PerfSide<F> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Buffer {
+            cpu,
+            dirty,
+            registers,
+        } = &self.buffer;
+        if cpu.is_none() {
+            registers.hash(hasher);
+        }
+        (cpu, dirty, self.event, &self.lbrs).hash(hasher);
+        (self.cpu_of, self.refuse, self.refused, self.trips).hash(hasher);
+    }
+}
+
 /// perf as a thread on a CPU finds it.
-pub(crate) struct OnCpu<'a> {
-    pub(crate) perf: &'a mut PerfSide,
+pub(crate) struct OnCpu<'a, F: Hardware> {
+    pub(crate) perf: &'a mut PerfSide<F>,
     pub(crate) thread: usize,
     pub(crate) cpu: usize,
 }
@@ -245,8 +254,9 @@ pub(crate) struct OnCpu<'a> {
 /// A VM-Entry is imminent.
 pub(crate) struct VmEntry;
 
-impl Perf for OnCpu<'_> {
+impl<F: Hardware> Perf for OnCpu<'_, F> {
     type Entry = VmEntry;
+    type Records = F::Records;
 
     fn create(&mut self) -> Result<(), Errno> {
         assert!(!self.exists(), "an event is lost");
@@ -281,18 +291,25 @@ impl Perf for OnCpu<'_> {
     }
 
     fn read(&mut self, msr: u32) -> Option<u64> {
-        (self.perf.buffer.cpu == Some(self.cpu)).then(|| self.perf.hardware(self.cpu).get(msr))
+        assert_ne!(Some(msr), F::CTL, "it is KVM's");
+        let granted = self.perf.buffer.cpu == Some(self.cpu);
+        granted.then(|| {
+            let value = self.perf.hardware(self.cpu).read(msr);
+            value.expect("no #GP in the host")
+        })
     }
 
     fn write(&mut self, msr: u32, value: u64) -> bool {
+        assert_ne!(Some(msr), F::CTL, "it is KVM's");
         let granted = self.perf.buffer.cpu == Some(self.cpu);
         if granted {
-            self.perf.hardware(self.cpu).set(msr, value);
+            let done = self.perf.hardware(self.cpu).write(&F::HOST, msr, value);
+            done.expect("no #GP in the host");
         }
         granted
     }
 
-    fn park(&mut self) -> &mut Records {
+    fn park(&mut self) -> &mut F::Records {
         self.perf.trips += usize::from(self.perf.buffer.cpu.is_some());
         self.perf.revoke();
         &mut self.perf.buffer.registers

@@ -5,24 +5,23 @@
 use lbr::Debugctl;
 use proptest::prelude::*;
 
+use super::hardware::{msrs, Hardware};
 use super::perf::{CPUS, THREADS};
-use super::registers::{facility, msrs, INFO, SELECT, TOS};
 use super::world::{Action, Guest, World};
 
-fn msr() -> impl Strategy<Value = u32> {
-    prop::sample::select(msrs().collect::<Vec<_>>())
+/// An MSR; often one of those that are no records.
+fn msr<F: Hardware>() -> impl Strategy<Value = u32> {
+    prop_oneof![
+        3 => prop::sample::select(msrs::<F>().collect::<Vec<_>>()),
+        1 => prop::sample::select(F::OTHERS),
+    ]
 }
 
 /// A register and a value that it takes, most of the time.
-fn write() -> impl Strategy<Value = (u32, u64)> {
-    (msr(), any::<u64>(), 0..8).prop_map(|(msr, value, bad)| {
-        let good = match msr {
-            SELECT => value & 0x3ff,
-            TOS => value & 0x1f,
-            INFO.. => value & 0xe000_0000_0000_ffff,
-            _ => (value << 16) as i64 as u64 >> 16,
-        };
-        (msr, if bad == 0 { value } else { good })
+fn write<F: Hardware>() -> impl Strategy<Value = (u32, u64)> {
+    (msr::<F>(), any::<u64>(), 0..8).prop_map(|(msr, any, bad)| {
+        let value = if bad == 0 { any } else { F::legal(msr, any) };
+        (msr, value)
     })
 }
 
@@ -35,11 +34,11 @@ fn debugctl() -> impl Strategy<Value = Debugctl> {
     ])
 }
 
-fn guest() -> impl Strategy<Value = Guest> {
+fn guest<F: Hardware>() -> impl Strategy<Value = Guest> {
     prop_oneof![
         3 => Just(Guest::Branch),
-        3 => (msr(), any::<bool>()).prop_map(|(msr, emulated)| Guest::Read { msr, emulated }),
-        3 => (write(), any::<bool>())
+        3 => (msr::<F>(), any::<bool>()).prop_map(|(msr, emulated)| Guest::Read { msr, emulated }),
+        3 => (write::<F>(), any::<bool>())
             .prop_map(|((msr, value), emulated)| Guest::Write { msr, value, emulated }),
         3 => debugctl().prop_map(|debugctl| Guest::WriteDebugctl { debugctl }),
         1 => debugctl().prop_map(|debugctl| Guest::EnterL2 { debugctl }),
@@ -63,7 +62,7 @@ fn host() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn action() -> impl Strategy<Value = Action> {
+fn action<F: Hardware>() -> impl Strategy<Value = Action> {
     let (cpu, thread) = (0..CPUS, 0..THREADS);
     prop_oneof![
         8 => host(),
@@ -71,32 +70,38 @@ fn action() -> impl Strategy<Value = Action> {
         2 => thread.clone().prop_map(|thread| Action::SchedOut { thread }),
         1 => thread.clone().prop_map(|thread| Action::Exit { thread }),
         8 => thread.clone().prop_map(|thread| Action::Service { thread }),
-        14 => (thread.clone(), guest()).prop_map(|(thread, guest)| Action::Run { thread, guest }),
-        3 => (thread.clone(), msr()).prop_map(|(thread, msr)| Action::Get { thread, msr }),
-        3 => (thread.clone(), write())
+        14 => (thread.clone(), guest::<F>()).prop_map(|(thread, guest)| Action::Run { thread, guest }),
+        3 => (thread.clone(), msr::<F>()).prop_map(|(thread, msr)| Action::Get { thread, msr }),
+        3 => (thread.clone(), write::<F>())
             .prop_map(|(thread, (msr, value))| Action::Set { thread, msr, value }),
         1 => (thread.clone(), debugctl())
             .prop_map(|(thread, debugctl)| Action::SetDebugctl { thread, debugctl }),
-        1 => (thread.clone(), any::<bool>())
-            .prop_map(|(thread, enabled)| Action::Refresh { thread, enabled }),
+        1 => (thread.clone(), prop::option::of(0..F::GUESTS.len()))
+            .prop_map(|(thread, guest)| Action::Refresh { thread, guest }),
         1 => thread.prop_map(|thread| Action::Reset { thread }),
-        1 => prop::option::of(msr()).prop_map(|denied| Action::Filter { denied }),
+        1 => prop::option::of(msr::<F>()).prop_map(|denied| Action::Filter { denied }),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_life_breaks_an_invariant(enabled in any::<bool>(), actions in prop::collection::vec(action(), 0..400)) {
-        let mut world = World::new(facility());
+fn no_life_breaks_an_invariant<F: Hardware>() {
+    let config = ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let guest = prop::option::weighted(0.75, 0..F::GUESTS.len());
+    let actions = prop::collection::vec(action::<F>(), 0..400);
+    proptest!(config, |(guest in guest, actions in actions)| {
+        let mut world = World::<F>::new();
         world.step(Action::SchedIn { thread: 0, cpu: 0 });
-        if enabled {
-            world.step(Action::Refresh { thread: 0, enabled });
-        }
+        world.step(Action::Refresh { thread: 0, guest });
         for action in actions {
             world.step(action);
         }
         world.check_progress();
-    }
+    });
+}
+
+for_each_facility! {
+    no_life_breaks_an_invariant,
 }

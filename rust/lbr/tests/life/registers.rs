@@ -1,106 +1,130 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! LBR MSRs as Intel's manual lists them for Skylake, and a set of their values.
+//! A set of values of the LBR MSRs.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 
-use lbr::{Description, Facility};
+use lbr::Description;
 
-pub(crate) const SELECT: u32 = 0x1c8;
-pub(crate) const TOS: u32 = 0x1c9;
-pub(crate) const FROM: u32 = 0x680;
-pub(crate) const TO: u32 = 0x6c0;
-pub(crate) const INFO: u32 = 0xdc0;
-pub(crate) const DEPTH: u32 = 32;
+use super::hardware::{msrs, record, Hardware, DEPTH};
 
-pub(crate) fn facility() -> Facility {
-    Facility::new(&Description {
-        format: 5,
-        depth: DEPTH,
-        from: FROM,
-        to: TO,
-        info: INFO,
-        tsx: true,
-    })
-    .expect("a usable facility")
+const RECORDS: usize = 3 * DEPTH as usize;
+/// The most that are no records.
+const OTHERS: usize = 5;
+
+/// What others leave; nobody else writes it.
+pub(crate) const POISON: u64 = 0xdead;
+
+/// How many MSRs there are.
+pub(crate) fn count<F: Hardware>() -> usize {
+    F::OTHERS.len() + RECORDS
 }
 
-pub(crate) fn msrs() -> impl Iterator<Item = u32> {
-    let records = [FROM, TO, INFO].map(|first| first..first + DEPTH);
-    [SELECT, TOS]
-        .into_iter()
-        .chain(records.into_iter().flatten())
-}
-
-pub(crate) fn is_canonical(address: u64) -> bool {
-    matches!(address >> 47, 0 | 0x1_ffff)
-}
-
-/// Whether the MSR takes the value.
-pub(crate) fn takes(msr: u32, value: u64) -> bool {
-    match msr {
-        SELECT => value < 1 << 10,
-        TOS => value < u64::from(DEPTH),
-        INFO.. => value & 0x1fff_ffff_ffff_0000 == 0,
-        _ => is_canonical(value),
-    }
-}
-
-pub(crate) const COUNT: usize = 2 + 3 * DEPTH as usize;
-
-/// The place of the MSR among all.
-pub(crate) fn index(msr: u32) -> usize {
-    let index = match msr {
-        SELECT => 0,
-        TOS => 1,
-        FROM..TO => 2 + msr - FROM,
-        TO..INFO => 2 + DEPTH + msr - TO,
-        _ => 2 + 2 * DEPTH + msr - INFO,
+/// The place of the MSR among [`msrs`].
+pub(crate) fn index<F: Hardware>(msr: u32) -> usize {
+    let place = |group: u32, first: u32| {
+        let record = msr.wrapping_sub(first);
+        (record < DEPTH).then_some(F::OTHERS.len() + (group * DEPTH + record) as usize)
     };
-    index as usize
+    place(0, F::FROM)
+        .or_else(|| place(1, F::TO))
+        .or_else(|| place(2, F::INFO))
+        .or_else(|| F::OTHERS.iter().position(|other| *other == msr))
+        .expect("an LBR MSR")
 }
 
-/// The values of all LBR MSRs.
+/// The values of all LBR MSRs but `IA32_LBR_CTL`, which has 0 here.
 #[derive(Clone, Eq, PartialEq)]
-pub(crate) struct Registers([u64; COUNT]);
+pub(crate) struct Registers<F>([u64; OTHERS + RECORDS], PhantomData<F>);
 
-impl Registers {
-    pub(crate) const ZERO: Self = Self([0; COUNT]);
-    /// What others leave; nobody else writes it.
-    pub(crate) const OTHERS: Self = Self([0xdead; COUNT]);
+impl<F: Hardware> Registers<F> {
+    /// What they are after reset.
+    pub(crate) fn reset(has: &Description) -> Self {
+        let mut registers = Self([0; OTHERS + RECORDS], PhantomData);
+        if let Some(msr) = F::DEPTH {
+            registers.set(msr, has.depth.into());
+        }
+        registers
+    }
 
     pub(crate) fn get(&self, msr: u32) -> u64 {
-        self.0[index(msr)]
+        self.0[index::<F>(msr)]
     }
 
     pub(crate) fn set(&mut self, msr: u32, value: u64) {
-        self.0[index(msr)] = value;
+        self.0[index::<F>(msr)] = value;
+    }
+
+    fn records(&mut self) -> &mut [u64] {
+        &mut self.0[F::OTHERS.len()..count::<F>()]
     }
 
     /// Empties the records; the other registers stay.
     pub(crate) fn empty(&mut self) {
-        self.0[index(FROM)..].fill(0);
+        self.records().fill(0);
     }
-}
 
-/// Most are alike: fast, and as good.
-impl Hash for Registers {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let mut last = 0;
-        for (index, value) in self.0.iter().enumerate() {
-            if *value != last {
-                (index, value).hash(hasher);
-                last = *value;
-            }
+    /// How many records there are now.
+    fn depth(&self) -> usize {
+        F::DEPTH.map_or(DEPTH as usize, |msr| self.get(msr) as usize)
+    }
+
+    /// Whether the depth hides the MSR.
+    fn hides(&self, msr: u32) -> bool {
+        record::<F>(msr).is_some_and(|record| record as usize >= self.depth())
+    }
+
+    /// Empties what the depth hides.
+    pub(crate) fn empty_hidden(&mut self) {
+        let depth = self.depth();
+        for group in self.records().chunks_mut(DEPTH as usize) {
+            group[depth..].fill(0);
         }
-        hasher.write_u8(0xff);
+    }
+
+    /// The MSRs that perf moves, and their values.
+    pub(crate) fn moved(&mut self) -> impl Iterator<Item = (u32, &mut u64)> {
+        let moved = msrs::<F>().zip(&mut self.0);
+        moved.filter(|(msr, _)| Some(*msr) != F::CTL)
+    }
+
+    pub(crate) fn poison(&mut self) {
+        self.0[..count::<F>()].fill(POISON);
+        if let Some(msr) = F::CTL {
+            self.set(msr, 0);
+        }
+    }
+
+    /// RDMSR: returns `None` for #GP.
+    pub(crate) fn read(&self, msr: u32) -> Option<u64> {
+        (!self.hides(msr)).then(|| self.get(msr))
+    }
+
+    /// WRMSR: returns `None` for #GP.
+    pub(crate) fn write(&mut self, has: &Description, msr: u32, value: u64) -> Option<()> {
+        if self.hides(msr) {
+            return None;
+        }
+        let value = F::takes(has, msr, value)?;
+        if Some(msr) == F::DEPTH {
+            self.empty();
+        }
+        self.set(msr, value);
+        Some(())
     }
 }
 
-impl fmt::Debug for Registers {
+impl<F> Hash for Registers<F> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.hash(hasher);
+    }
+}
+
+impl<F: Hardware> fmt::Debug for Registers<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = msrs().map(|msr| (msr, self.get(msr)));
+        let values = msrs::<F>().map(|msr| (msr, self.get(msr)));
         f.debug_map()
             .entries(values.filter(|(_, value)| *value != 0))
             .finish()

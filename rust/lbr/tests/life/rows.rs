@@ -2,31 +2,38 @@
 
 //! Single lives: what is traced, and what it costs.
 
-use lbr::{Accessor, Debugctl, Description, Facility, GeneralProtection, State, Trace};
+mod only_architectural;
+mod only_legacy;
 
+use lbr::{Accessor, Debugctl, GeneralProtection, State, Trace};
+
+use super::hardware::{msrs, Hardware};
 use super::perf::ENOMEM;
 use super::reference::BRANCH;
-use super::registers::{facility, msrs, FROM, INFO, SELECT, TO, TOS};
-use super::world::{Action, Guest, World};
+use super::world::{turn, Action, Guest, World};
 
 const OFF: Debugctl = Debugctl::from_raw(0);
-const LBR: Debugctl = Debugctl::LBR;
 
 /// A vCPU that is run by thread 0 on CPU 0. Thread 1 is on CPU 1.
-struct Row(World);
+struct Row<F: Hardware>(World<F>);
 
-impl Row {
+impl<F: Hardware> Row<F> {
     fn new() -> Self {
-        Self::on(facility())
+        Self::on(World::new())
     }
 
-    fn on(facility: Facility) -> Self {
-        let mut row = Self(World::new(facility));
+    fn on(world: World<F>) -> Self {
+        Self::of(world, 0)
+    }
+
+    /// With one of [`Hardware::GUESTS`].
+    fn of(world: World<F>, guest: usize) -> Self {
+        let mut row = Self(world);
         row.does(Action::SchedIn { thread: 0, cpu: 0 });
         row.does(Action::SchedIn { thread: 1, cpu: 1 });
         row.does(Action::Refresh {
             thread: 0,
-            enabled: true,
+            guest: Some(guest),
         });
         row
     }
@@ -49,6 +56,10 @@ impl Row {
         self.runs(Guest::WriteDebugctl { debugctl });
     }
 
+    fn turns(&mut self, on: bool) -> Vec<Trace> {
+        self.runs(turn::<F>(on))
+    }
+
     fn userspace_sets(&mut self, msr: u32, value: u64) {
         self.does(Action::Set {
             thread: 0,
@@ -65,7 +76,7 @@ impl Row {
     /// The guest has LBR on and its records granted, with one branch recorded.
     fn recording() -> Self {
         let mut row = Self::new();
-        row.writes_debugctl(LBR);
+        row.turns(true);
         row.is_served();
         row.runs(Guest::Branch);
         row
@@ -84,27 +95,25 @@ impl Row {
     }
 }
 
-#[test]
-fn the_first_use_is_owned() {
+fn the_first_use_is_owned<F: Hardware>() {
     for first in [
-        Guest::WriteDebugctl { debugctl: LBR },
-        Guest::EnterL2 { debugctl: LBR },
+        turn::<F>(true),
         Guest::Read {
-            msr: TOS,
+            msr: F::FROM,
             emulated: false,
         },
         Guest::Write {
-            msr: SELECT,
-            value: 0,
+            msr: F::KEPT[0].0,
+            value: F::KEPT[0].1,
             emulated: false,
         },
     ] {
-        let mut row = Row::new();
+        let mut row = Row::<F>::new();
         row.runs(first);
         assert_eq!(row.state(), State::Idle);
         assert_eq!(row.is_served(), [], "{first:?}");
         assert_eq!(row.runs(Guest::Nothing), [Trace::Owned], "{first:?}");
-        assert_eq!(row.0.kvm.flips, msrs().count());
+        assert_eq!(row.0.kvm.flips, msrs::<F>().count());
         assert_eq!(row.state(), State::Owned);
         // From then on KVM need not ask.
         assert!(!row.0.kvm.published.attention && !row.0.kvm.requested);
@@ -113,19 +122,18 @@ fn the_first_use_is_owned() {
     }
 }
 
-#[test]
-fn what_is_no_use_of_lbr() {
-    let mut row = Row::new();
+fn what_is_no_use_of_lbr<F: Hardware>() {
+    let mut row = Row::<F>::new();
     row.runs(Guest::Nothing);
     assert!(!row.0.kvm.published.attention);
     for action in [
         Action::Get {
             thread: 1,
-            msr: FROM,
+            msr: F::FROM,
         },
         Action::Set {
             thread: 1,
-            msr: FROM,
+            msr: F::FROM,
             value: 1,
         },
         Action::SetDebugctl {
@@ -142,8 +150,8 @@ fn what_is_no_use_of_lbr() {
             debugctl: Debugctl::FREEZE_LBRS_ON_PMI,
         },
         Guest::Write {
-            msr: TOS,
-            value: 32,
+            msr: F::REFUSED.0,
+            value: F::REFUSED.1,
             emulated: false,
         },
         Guest::Branch,
@@ -154,48 +162,26 @@ fn what_is_no_use_of_lbr() {
     assert!(!row.0.kvm.published.attention);
 }
 
-#[test]
-fn state_set_before_cpuid_is_used() {
-    let mut row = Row(World::new(facility()));
-    row.does(Action::SchedIn { thread: 0, cpu: 0 });
-    row.does(Action::SetDebugctl {
-        thread: 0,
-        debugctl: LBR,
-    });
-    assert!(!row.0.kvm.requested);
-    row.does(Action::Refresh {
-        thread: 0,
-        enabled: true,
-    });
-    row.userspace_sets(FROM, 1);
-    row.is_served();
-    row.runs(Guest::Nothing);
-    row.has(FROM, 1);
-    assert!(row.0.kvm.is_recording());
-}
-
-#[test]
-fn a_vcpu_without_lbr_has_no_lbr_msrs() {
-    let mut world = World::new(facility());
+fn a_vcpu_without_lbr_has_no_lbr_msrs<F: Hardware>() {
+    let mut world = World::<F>::new();
     world.step(Action::SchedIn { thread: 0, cpu: 0 });
-    for msr in msrs() {
+    for msr in msrs::<F>() {
         assert!(!world.life.is_valid_msr(msr));
         let got = world.read(0, msr, Accessor::Userspace);
         assert_eq!(got, Err(GeneralProtection));
     }
-    assert!(!Row::new().0.life.is_valid_msr(FROM - 1));
+    assert!(!Row::<F>::new().0.life.is_valid_msr(F::FROM - 1));
     // Taken away, all is as at first.
-    let mut row = Row::new();
-    row.userspace_sets(FROM, 1);
-    for enabled in [false, true] {
-        row.does(Action::Refresh { thread: 0, enabled });
+    let mut row = Row::<F>::new();
+    row.userspace_sets(F::FROM, 1);
+    for guest in [None, Some(0)] {
+        row.does(Action::Refresh { thread: 0, guest });
     }
-    row.has(FROM, 0);
+    row.has(F::FROM, 0);
 }
 
-#[test]
-fn the_host_takes_the_lbrs_and_gives_them_back() {
-    let mut row = Row::recording();
+fn the_host_takes_the_lbrs_and_gives_them_back<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     row.does(Action::HostComes { cpu: 0 });
     assert_eq!(row.runs(Guest::Nothing), [Trace::Lost]);
     assert_eq!(row.state(), State::Reclaimed);
@@ -208,21 +194,19 @@ fn the_host_takes_the_lbrs_and_gives_them_back() {
     row.does(Action::HostGoes { cpu: 0 });
     assert_eq!(row.runs(Guest::Branch), [Trace::Regained]);
     assert_eq!(row.state(), State::Owned);
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
 }
 
-#[test]
-fn the_host_may_have_the_lbrs_first() {
-    let mut row = Row::new();
+fn the_host_may_have_the_lbrs_first<F: Hardware>() {
+    let mut row = Row::<F>::new();
     row.does(Action::HostComes { cpu: 0 });
-    row.writes_debugctl(LBR);
+    row.turns(true);
     assert_eq!(row.is_served(), []);
     assert_eq!(row.runs(Guest::Nothing), [Trace::Lost]);
 }
 
-#[test]
-fn a_vcpu_that_moves_is_granted_at_once() {
-    let mut row = Row::recording();
+fn a_vcpu_that_moves_is_granted_at_once<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     row.does(Action::SchedOut { thread: 1 });
     for cpu in [1, 0, 0] {
         row.does(Action::SchedOut { thread: 0 });
@@ -234,40 +218,38 @@ fn a_vcpu_that_moves_is_granted_at_once() {
     }
 }
 
-#[test]
-fn unused_lbr_is_released_after_a_slice() {
-    let mut row = Row::recording();
+fn unused_lbr_is_released_after_a_slice<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     for _ in 0..3 {
         assert_eq!(row.begins_slice(), []);
     }
     // The guest turns it off in this slice, and does nothing in the next.
-    row.writes_debugctl(OFF);
+    row.turns(false);
     assert_eq!(row.begins_slice(), []);
     assert_eq!(row.begins_slice(), [Trace::Released]);
     assert_eq!(row.state(), State::Idle);
     assert_eq!(row.runs(Guest::Nothing), []);
     assert!(!row.0.kvm.published.attention);
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
     // A request alone begins no slice.
-    let mut row = Row::recording();
-    row.writes_debugctl(OFF);
+    let mut row = Row::<F>::recording();
+    row.turns(false);
     row.begins_slice();
     row.0.kvm.requested = true;
     assert_eq!(row.is_served(), []);
     assert_eq!(row.state(), State::Owned);
 }
 
-#[test]
-fn a_reset_keeps_all_but_the_event() {
-    let mut row = Row::recording();
+fn a_reset_keeps_all_but_the_event<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     assert_eq!(row.does(Action::Reset { thread: 1 }), []);
     assert_eq!(row.state(), State::Idle);
     assert!(!row.0.kvm.published.has_event);
     row.is_served();
     assert_eq!(row.runs(Guest::Nothing), [Trace::Owned]);
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
     // Unused, it stays without one, and there is none to release.
-    row.writes_debugctl(OFF);
+    row.turns(false);
     row.does(Action::SchedOut { thread: 0 });
     row.does(Action::SchedIn { thread: 0, cpu: 0 });
     row.does(Action::Reset { thread: 1 });
@@ -276,12 +258,11 @@ fn a_reset_keeps_all_but_the_event() {
     assert!(!row.0.kvm.published.has_event);
 }
 
-#[test]
-fn perf_is_asked_once_a_jiffy_at_most() {
+fn perf_is_asked_once_a_jiffy_at_most<F: Hardware>() {
     let refused = [Trace::CreateFailed(ENOMEM)];
-    let mut row = Row::new();
+    let mut row = Row::<F>::new();
     row.does(Action::Refuse { refuse: true });
-    row.writes_debugctl(LBR);
+    row.turns(true);
     for _ in 0..3 {
         assert_eq!(row.is_served(), refused);
         // The gap is one reason to be served, a new jiffy another.
@@ -294,28 +275,31 @@ fn perf_is_asked_once_a_jiffy_at_most() {
         row.does(Action::Tick);
         row.runs(Guest::Nothing);
     }
-    // Without LBR on, it takes an access.
+    // Without LBR on, it takes an access. Turning it off may be one.
     row.is_served();
-    row.writes_debugctl(OFF);
+    row.does(Action::Tick);
+    row.turns(false);
+    row.0.step(Action::Service { thread: 0 });
     row.runs(Guest::Nothing);
     row.does(Action::Tick);
     row.runs(Guest::Nothing);
     assert!(!row.0.kvm.requested && !row.0.kvm.published.attention);
+    // Neither jiffy of before.
+    row.0.kvm.now = 2;
     row.runs(Guest::Read {
-        msr: TOS,
+        msr: F::FROM,
         emulated: false,
     });
     assert_eq!(row.is_served(), refused);
     row.does(Action::Refuse { refuse: false });
     row.does(Action::Tick);
-    row.writes_debugctl(LBR);
+    row.turns(true);
     row.is_served();
     assert_eq!(row.runs(Guest::Nothing), [Trace::Owned]);
 }
 
-#[test]
-fn a_thread_takes_the_vcpu_over() {
-    let mut row = Row::recording();
+fn a_thread_takes_the_vcpu_over<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     // The grant is where thread 0 is.
     let taken = row.does(Action::Run {
         thread: 1,
@@ -329,117 +313,100 @@ fn a_thread_takes_the_vcpu_over() {
         guest: Guest::Branch,
     });
     assert_eq!(taken, [Trace::Owned]);
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
 }
 
-#[test]
-fn a_gap_empties_the_records_once() {
-    let mut row = Row::recording();
-    for (msr, value) in [(SELECT, 0x1c4), (TOS, 7), (TO, 5), (INFO, 6)] {
+fn a_gap_empties_the_records_once<F: Hardware>() {
+    let mut row = Row::<F>::recording();
+    for (msr, value) in F::KEPT.iter().copied().chain([(F::TO, 5), (F::INFO, 6)]) {
         row.userspace_sets(msr, value);
     }
     for _ in 0..2 {
         row.does(Action::HostComes { cpu: 0 });
         row.runs(Guest::Nothing);
-        for (msr, value) in [(SELECT, 0x1c4), (TOS, 7), (FROM, 0), (TO, 0), (INFO, 0)] {
+        let emptied = [F::FROM, F::TO, F::INFO].map(|msr| (msr, 0));
+        for (msr, value) in F::KEPT.iter().copied().chain(emptied) {
             row.has(msr, value);
         }
-        row.userspace_sets(TO, 5);
+        row.userspace_sets(F::TO, 5);
         row.is_served();
         row.runs(Guest::Nothing);
-        row.has(TO, 5);
+        row.has(F::TO, 5);
         row.does(Action::HostGoes { cpu: 0 });
         row.runs(Guest::Branch);
-        row.has(TO, 5);
+        row.has(F::TO, 5);
     }
     // The guest stops recording in a gap: what is written then stays, until it records.
     row.does(Action::HostComes { cpu: 0 });
-    row.writes_debugctl(OFF);
+    row.turns(false);
     row.is_served();
     row.runs(Guest::Nothing);
-    row.userspace_sets(TO, 5);
+    row.userspace_sets(F::TO, 5);
     row.runs(Guest::Nothing);
-    row.has(TO, 5);
-    row.writes_debugctl(LBR);
+    row.has(F::TO, 5);
+    row.turns(true);
     row.runs(Guest::Nothing);
-    row.has(TO, 0);
+    row.has(F::TO, 0);
 }
 
-#[test]
-fn stopped_records_are_kept() {
-    let mut row = Row::recording();
-    row.writes_debugctl(OFF);
+fn stopped_records_are_kept<F: Hardware>() {
+    let mut row = Row::<F>::recording();
+    row.turns(false);
     row.does(Action::HostComes { cpu: 0 });
     row.runs(Guest::Nothing);
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
     row.does(Action::HostGoes { cpu: 0 });
     for _ in 0..3 {
         row.begins_slice();
         row.runs(Guest::Nothing);
     }
-    row.has(FROM, BRANCH);
+    row.has(F::FROM, BRANCH);
 }
 
-#[test]
-fn all_registers_cost_one_trip() {
-    let mut row = Row::recording();
+fn all_registers_cost_one_trip<F: Hardware>() {
+    let mut row = Row::<F>::recording();
     let mut trips = 0;
-    for msr in msrs() {
+    for msr in msrs::<F>() {
         row.does(Action::Get { thread: 1, msr });
         trips += row.0.perf.trips;
     }
     assert_eq!(trips, 1);
     // And none on the CPU that has them.
     row.runs(Guest::Nothing);
-    for msr in msrs() {
+    for msr in msrs::<F>() {
         row.does(Action::Get { thread: 0, msr });
         assert_eq!(row.0.perf.trips, 0);
     }
 }
 
-#[test]
-fn versions_two_and_three_freeze() {
+fn versions_two_and_three_freeze<F: Hardware>() {
     for version in 0..6 {
-        let mut row = Row::recording();
-        row.writes_debugctl(LBR | Debugctl::FREEZE_LBRS_ON_PMI);
+        let mut row = Row::<F>::recording();
+        row.writes_debugctl(Debugctl::LBR | Debugctl::FREEZE_LBRS_ON_PMI);
         row.runs(Guest::VirtualPmi { version });
-        assert_eq!(row.0.kvm.debugctl.lbr(), !matches!(version, 2 | 3));
+        assert_eq!(F::is_on(row.0.kvm.controls), !matches!(version, 2 | 3));
         // No reason to hurry.
         row.runs(Guest::Nothing);
         assert_eq!(row.state(), State::Owned);
     }
-    let mut row = Row::recording();
+    let mut row = Row::<F>::recording();
     row.runs(Guest::VirtualPmi { version: 2 });
-    assert!(row.0.kvm.debugctl.lbr());
+    assert!(F::is_on(row.0.kvm.controls));
 }
 
-#[test]
-fn bits_of_debugctl_are_added() {
-    let both = LBR | Debugctl::FREEZE_LBRS_ON_PMI;
-    assert_eq!(both.into_raw(), 0x801);
-    assert_eq!(both | LBR, both);
-}
-
-#[test]
-fn userspace_writes_back_what_it_read() {
-    let haswell = Facility::new(&Description {
-        format: 4,
-        depth: 16,
-        from: FROM,
-        to: TO,
-        info: 0,
-        tsx: false,
-    });
-    let mut row = Row::on(haswell.expect("a usable facility"));
-    // Bits 62:61 read as 0, but are a sign extension for a write.
-    let (read, written) = (0x1fff_ffff_8100_0000, 0x7fff_ffff_8100_0000);
-    for (accessor, value, done) in [
-        (Accessor::Guest, read, Err(GeneralProtection)),
-        (Accessor::Guest, written, Ok(())),
-        (Accessor::Userspace, read, Ok(())),
-        (Accessor::Userspace, written, Ok(())),
-    ] {
-        assert_eq!(row.0.write(0, FROM, value, accessor), done, "{accessor:?}");
-    }
-    row.has(FROM, written);
+for_each_facility! {
+    the_first_use_is_owned,
+    what_is_no_use_of_lbr,
+    a_vcpu_without_lbr_has_no_lbr_msrs,
+    the_host_takes_the_lbrs_and_gives_them_back,
+    the_host_may_have_the_lbrs_first,
+    a_vcpu_that_moves_is_granted_at_once,
+    unused_lbr_is_released_after_a_slice,
+    a_reset_keeps_all_but_the_event,
+    perf_is_asked_once_a_jiffy_at_most,
+    a_thread_takes_the_vcpu_over,
+    a_gap_empties_the_records_once,
+    stopped_records_are_kept,
+    all_registers_cost_one_trip,
+    versions_two_and_three_freeze,
 }

@@ -4,12 +4,12 @@
 //!
 //! [`World::step`] panics as soon as an invariant is broken.
 
-use lbr::{Accessor, Debugctl, Facility, GeneralProtection, Lifecycle, State};
+use lbr::{Accessor, Debugctl, Description, GeneralProtection, Lifecycle, State};
 
+use super::hardware::{msrs, Hardware};
 use super::kvm::KvmSide;
 use super::perf::{OnCpu, PerfSide, VmEntry, THREADS};
 use super::reference::{Reference, BRANCH};
-use super::registers::{Registers, FROM};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Action {
@@ -71,9 +71,10 @@ pub(crate) enum Action {
         thread: usize,
         debugctl: Debugctl,
     },
+    /// The guest is given one of [`Hardware::GUESTS`], or no LBR.
     Refresh {
         thread: usize,
-        enabled: bool,
+        guest: Option<usize>,
     },
     Reset {
         thread: usize,
@@ -117,21 +118,42 @@ pub(crate) enum Guest {
     Nothing,
 }
 
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct World {
-    pub(crate) life: Lifecycle,
-    pub(crate) kvm: KvmSide,
-    pub(crate) perf: PerfSide,
-    reference: Reference,
+/// Has the guest turn recording on or off.
+pub(crate) fn turn<F: Hardware>(on: bool) -> Guest {
+    let value = u64::from(on);
+    match F::CTL {
+        Some(msr) => Guest::Write {
+            msr,
+            value,
+            emulated: false,
+        },
+        None => Guest::WriteDebugctl {
+            debugctl: Debugctl::from_raw(value),
+        },
+    }
 }
 
-impl World {
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct World<F: Hardware> {
+    pub(crate) life: Lifecycle<F>,
+    pub(crate) kvm: KvmSide<F>,
+    pub(crate) perf: PerfSide<F>,
+    reference: Reference<F>,
+}
+
+impl<F: Hardware> World<F> {
     /// Creates a world with a vCPU that has no LBR yet.
-    pub(crate) fn new(facility: Facility) -> Self {
+    pub(crate) fn new() -> Self {
+        Self::on(F::new(&F::HOST).expect("a usable facility"))
+    }
+
+    /// The same on a host with this facility.
+    pub(crate) fn on(facility: F) -> Self {
+        let registers = facility.initial();
         Self {
             life: Lifecycle::new(facility),
             kvm: KvmSide::new(),
-            perf: PerfSide::new(),
+            perf: PerfSide::new(registers),
             reference: Reference::new(),
         }
     }
@@ -205,31 +227,35 @@ impl World {
             }
             Action::Get { thread, msr } => {
                 self.cpu(thread)?;
-                self.life.is_valid_msr(msr).then_some(())?;
+                self.reference.has(msr).then_some(())?;
                 let got = self.read(thread, msr, Accessor::Userspace);
-                assert_eq!(got, self.truth(msr), "userspace reads {msr:#x}");
+                let truth = self.reference.read(msr, Accessor::Userspace);
+                assert_eq!(got.ok(), truth, "userspace reads {msr:#x}");
             }
             Action::Set { thread, msr, value } => {
                 self.cpu(thread)?;
-                self.life.is_valid_msr(msr).then_some(())?;
+                self.reference.has(msr).then_some(())?;
                 self.set(thread, msr, value, Accessor::Userspace);
             }
             Action::SetDebugctl { thread, debugctl } => {
                 self.cpu(thread)?;
                 self.write_debugctl(thread, debugctl);
             }
-            Action::Refresh { thread, enabled } => {
+            Action::Refresh { thread, guest } => {
                 self.cpu(thread)?;
-                if self.kvm.run || enabled == self.is_enabled() {
+                if self.kvm.run || guest == self.reference.guest {
                     return None;
                 }
-                let (life, kvm, mut perf) = self.on(thread);
-                life.refresh(kvm, &mut perf, enabled);
-                self.reference.registers = Registers::ZERO;
+                self.reference.refresh(guest);
+                self.refresh(thread, self.reference.described());
+                for msr in msrs::<F>() {
+                    let valid = self.life.is_valid_msr(msr);
+                    assert_eq!(valid, self.reference.has(msr), "{msr:#x}");
+                }
             }
             Action::Reset { thread } => {
                 self.cpu(thread)?;
-                let (life, kvm, mut perf) = self.on(thread);
+                let (life, kvm, mut perf) = self.called_on(thread);
                 life.reset(kvm, &mut perf);
             }
             Action::Filter { denied } => {
@@ -245,7 +271,7 @@ impl World {
     }
 
     /// What an operation is given when a thread calls it.
-    fn on(&mut self, thread: usize) -> (&mut Lifecycle, &mut KvmSide, OnCpu<'_>) {
+    fn called_on(&mut self, thread: usize) -> (&mut Lifecycle<F>, &mut KvmSide<F>, OnCpu<'_, F>) {
         let perf = OnCpu {
             thread,
             cpu: self.cpu(thread).expect("a thread that runs"),
@@ -254,16 +280,10 @@ impl World {
         (&mut self.life, &mut self.kvm, perf)
     }
 
-    fn is_enabled(&self) -> bool {
-        self.life.state() != State::Disabled
-    }
-
-    fn truth(&self, msr: u32) -> Result<u64, GeneralProtection> {
-        Ok(self.reference.registers.get(msr))
-    }
-
     fn check(&self) {
-        assert_eq!(self.kvm.debugctl.into_raw(), self.reference.debugctl);
+        let enabled = self.life.state() != State::Disabled;
+        assert_eq!(enabled, self.reference.guest.is_some());
+        assert_eq!(self.kvm.controls, self.reference.controls);
         assert_eq!(self.kvm.published.has_event, self.perf.has_event());
         if let Some(cpu) = self.perf.granted() {
             assert!(!self.perf.host(cpu), "the host always wins");
@@ -275,7 +295,7 @@ impl World {
     fn service(&mut self, thread: usize) {
         let new_slice = std::mem::take(&mut self.kvm.new_slice);
         self.kvm.requested = false;
-        let (life, kvm, mut perf) = self.on(thread);
+        let (life, kvm, mut perf) = self.called_on(thread);
         life.service(kvm, &mut perf, new_slice);
     }
 
@@ -283,9 +303,14 @@ impl World {
         let published = self.kvm.published;
         let granted = published.has_event && self.perf.granted() == self.cpu(thread);
         if granted != published.passthrough || published.attention {
-            let (life, kvm, mut perf) = self.on(thread);
+            let (life, kvm, mut perf) = self.called_on(thread);
             life.enter(kvm, &mut perf, &VmEntry);
         }
+    }
+
+    pub(crate) fn refresh(&mut self, thread: usize, guest: Option<&Description>) {
+        let (life, kvm, mut perf) = self.called_on(thread);
+        life.refresh(kvm, &mut perf, guest);
     }
 
     pub(crate) fn read(
@@ -294,7 +319,7 @@ impl World {
         msr: u32,
         accessor: Accessor,
     ) -> Result<u64, GeneralProtection> {
-        let (life, kvm, mut perf) = self.on(thread);
+        let (life, kvm, mut perf) = self.called_on(thread);
         life.get_msr(kvm, &mut perf, msr, accessor)
     }
 
@@ -305,21 +330,21 @@ impl World {
         value: u64,
         accessor: Accessor,
     ) -> Result<(), GeneralProtection> {
-        let (life, kvm, mut perf) = self.on(thread);
+        let (life, kvm, mut perf) = self.called_on(thread);
         life.set_msr(kvm, &mut perf, msr, value, accessor)
     }
 
     fn set(&mut self, thread: usize, msr: u32, value: u64, accessor: Accessor) {
-        let done = self.write(thread, msr, value, accessor);
-        let taken = self.reference.write(msr, value);
-        assert_eq!(done.is_ok(), taken, "{msr:#x} is set to {value:#x}");
+        let done = self.write(thread, msr, value, accessor).ok();
+        let taken = self.reference.write(msr, value, accessor);
+        assert_eq!(done, taken, "{accessor:?} sets {msr:#x} to {value:#x}");
     }
 
     fn write_debugctl(&mut self, thread: usize, debugctl: Debugctl) {
-        self.kvm.debugctl = debugctl;
-        self.reference.debugctl = debugctl.into_raw();
-        let (life, kvm, mut perf) = self.on(thread);
-        life.debugctl_written(kvm, &mut perf, debugctl);
+        self.kvm.controls.debugctl = debugctl.into_raw();
+        self.reference.controls.debugctl = debugctl.into_raw();
+        let (life, kvm, mut perf) = self.called_on(thread);
+        life.control_written(kvm, &mut perf);
     }
 
     // What the guest does
@@ -328,70 +353,81 @@ impl World {
         let granted = self.perf.granted() == Some(cpu);
         let recording = self.kvm.is_recording();
         assert!(granted || !recording, "recording without the grant");
+        self.reference.run(granted, recording);
         if granted {
-            assert!(self.kvm.passes_through(), "the grant without passthrough");
-        } else {
-            assert!(self.kvm.intercepts_all(), "passthrough without the grant");
-        }
-        self.reference.run(recording);
-        if granted {
+            let has = self.reference.described().expect("a guest with LBR");
+            assert!(
+                self.kvm.passes_through(has),
+                "the grant without passthrough"
+            );
             let hardware = self.perf.hardware(cpu);
             assert_eq!(*hardware, self.reference.registers, "what the guest reads");
             assert!(!self.kvm.published.attention, "each VM-Entry is looked at");
-        } else if self.is_enabled() && self.reference.lbr() {
+        } else {
+            assert!(self.kvm.intercepts_all(), "passthrough without the grant");
+            let wanted = self.reference.guest.is_some() && self.reference.is_on();
             let free = self.perf.is_in(cpu) && !self.perf.host(cpu);
-            assert!(!free, "LBR is wanted and free, and not given");
+            assert!(!wanted || !free, "LBR is wanted and free, and not given");
         }
 
         match guest {
             Guest::Branch => {
                 if recording {
-                    self.perf.hardware(cpu).set(FROM, BRANCH);
+                    self.perf.hardware(cpu).set(F::FROM, BRANCH);
                 }
                 self.reference.branch(recording);
             }
             Guest::Read { msr, emulated } => {
-                if self.kvm.denied == Some(msr) || !self.life.is_valid_msr(msr) {
+                if self.kvm.denied == Some(msr) {
                     return;
                 }
                 let got = if emulated || self.kvm.is_intercepted(msr) {
-                    self.read(thread, msr, Accessor::Guest)
+                    self.read(thread, msr, Accessor::Guest).ok()
+                } else if Some(msr) == F::CTL {
+                    Some(self.kvm.controls.ctl)
                 } else {
-                    Ok(self.perf.hardware(cpu).get(msr))
+                    self.perf.hardware(cpu).read(msr)
                 };
-                assert_eq!(got, self.truth(msr), "the guest reads {msr:#x}");
+                let truth = self.reference.read(msr, Accessor::Guest);
+                assert_eq!(got, truth, "the guest reads {msr:#x}");
             }
             Guest::Write {
                 msr,
                 value,
                 emulated,
             } => {
-                if self.kvm.denied == Some(msr) || !self.life.is_valid_msr(msr) {
+                if self.kvm.denied == Some(msr) {
                     return;
                 }
                 if emulated || self.kvm.is_intercepted(msr) {
                     self.set(thread, msr, value, Accessor::Guest);
-                } else if self.reference.write(msr, value) {
-                    self.perf.hardware(cpu).set(msr, value);
+                    return;
                 }
+                let done = if Some(msr) == F::CTL {
+                    F::takes(&F::HOST, msr, value).map(|ctl| self.kvm.controls.ctl = ctl)
+                } else {
+                    self.perf.hardware(cpu).write(&F::HOST, msr, value)
+                };
+                let taken = self.reference.write(msr, value, Accessor::Guest);
+                assert_eq!(done, taken, "the guest writes {value:#x} to {msr:#x}");
             }
             Guest::WriteDebugctl { debugctl } => self.write_debugctl(thread, debugctl),
             Guest::VirtualPmi { version } => {
                 self.life.deliver_pmi(&mut self.kvm, version);
-                if self.is_enabled() {
+                if self.reference.guest.is_some() {
                     self.reference.freeze(version);
                 }
             }
             Guest::Debug => {
                 self.reference.debug();
-                self.kvm.debugctl = Debugctl::from_raw(self.reference.debugctl);
+                self.kvm.controls = self.reference.controls;
             }
             Guest::EnterL2 { debugctl } => {
                 self.write_debugctl(thread, debugctl);
                 self.kvm.switched(debugctl);
             }
             Guest::ExitL2 { debugctl } => {
-                self.reference.debugctl = debugctl.into_raw();
+                self.reference.controls.debugctl = debugctl.into_raw();
                 self.kvm.switched(debugctl);
             }
             Guest::Nothing => {}
@@ -404,8 +440,9 @@ impl World {
             let Some(cpu) = self.cpu(thread) else {
                 continue;
             };
-            if self.reference.lbr() {
-                let possible = self.is_enabled() && !self.perf.host(cpu) && !self.perf.refuse;
+            if self.reference.is_on() {
+                let possible =
+                    self.reference.guest.is_some() && !self.perf.host(cpu) && !self.perf.refuse;
                 assert!(
                     !possible || self.clone().gets_passthrough(thread),
                     "LBR is wanted and free, and never given: {self:?}"

@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Which MSRs a facility has and what they accept, as tables.
+//! The facility of CPUs without architectural LBR.
 
-use lbr::{Description, Facility, Register};
+use lbr::architectural::Leaf;
+use lbr::legacy::{Facility, Register};
+use lbr::{Accessor, Description, Facility as _, GeneralProtection};
 use proptest::prelude::*;
 
+use super::{canonical_48, try_all};
+
+const NO_LEAF: Leaf = Leaf {
+    eax: 0,
+    ebx: 0,
+    ecx: 0,
+};
 const SKYLAKE: Description = Description {
     format: 5,
     depth: 32,
@@ -12,6 +21,7 @@ const SKYLAKE: Description = Description {
     to: 0x6c0,
     info: 0xdc0,
     tsx: true,
+    leaf: NO_LEAF,
 };
 const HASWELL: Description = Description {
     format: 4,
@@ -20,20 +30,16 @@ const HASWELL: Description = Description {
     to: 0x6c0,
     info: 0,
     tsx: true,
+    leaf: NO_LEAF,
 };
 
 fn facility(description: Description) -> Facility {
     Facility::new(&description).expect("a usable facility")
 }
 
-fn canonical_48(address: u64) -> bool {
-    let sign = (address as i64) << 16 >> 16;
-    sign as u64 == address
-}
-
 fn accepts(description: Description, register: Register, value: u64) -> bool {
     facility(description)
-        .check(register, value, canonical_48)
+        .accept(register, value, Accessor::Guest, canonical_48)
         .is_ok()
 }
 
@@ -148,21 +154,6 @@ fn only_usable_facilities_are_taken() {
             usable,
             "{description:?}"
         );
-    }
-}
-
-#[test]
-fn a_facility_says_what_it_is() {
-    for format in 3..8 {
-        for depth in [8, 16, 32] {
-            let facility = facility(Description {
-                format,
-                depth,
-                ..SKYLAKE
-            });
-            assert_eq!(facility.format().lbr_fmt(), format);
-            assert_eq!(facility.depth(), depth);
-        }
     }
 }
 
@@ -288,51 +279,56 @@ fn sign_bits_of_from_are_extended_only_without_tsx() {
         ..HASWELL
     };
     let no_tsx = facility(haswell_no_tsx);
-    for (register, read, write) in [
+    for (register, read, written) in [
         (
             Register::From(0),
             0x1fff_ffff_8100_0000,
-            0x7fff_ffff_8100_0000,
+            Ok(0x7fff_ffff_8100_0000),
         ),
         (
             Register::From(0),
             0x9fff_ffff_8100_0000,
-            0xffff_ffff_8100_0000,
+            Ok(0xffff_ffff_8100_0000),
         ),
         (
             Register::From(0),
             0xffff_ffff_8100_0000,
-            0xffff_ffff_8100_0000,
+            Ok(0xffff_ffff_8100_0000),
         ),
         (
             Register::From(0),
             0x8000_0000_1234_5678,
-            0x8000_0000_1234_5678,
+            Ok(0x8000_0000_1234_5678),
         ),
         (
             Register::To(0),
             0x1fff_ffff_8100_0000,
-            0x1fff_ffff_8100_0000,
+            Err(GeneralProtection),
         ),
     ] {
-        assert_eq!(no_tsx.written_back(register, read), write);
-        if let Register::From(_) = register {
-            assert!(accepts(haswell_no_tsx, register, write));
+        let got = no_tsx.accept(register, read, Accessor::Userspace, canonical_48);
+        assert_eq!(got, written, "{register:?} {read:#x}");
+        if let Ok(written) = written {
+            assert!(accepts(haswell_no_tsx, register, written));
         }
-    }
-    // Nothing is to extend, whether the register takes it or not.
-    for read in [1 << 61, 1 << 62] {
-        assert_eq!(no_tsx.written_back(Register::From(0), read), read);
     }
     // Elsewhere these are flags, or bits of the address.
     let skylake_no_tsx = Description {
         tsx: false,
         ..SKYLAKE
     };
-    for description in [HASWELL, skylake_no_tsx] {
-        let read = 0x1fff_ffff_8100_0000;
-        let written = facility(description).written_back(Register::From(0), read);
-        assert_eq!(written, read, "{description:?}");
+    let read = 0x1fff_ffff_8100_0000;
+    for (description, written) in [
+        (HASWELL, Ok(read)),
+        (skylake_no_tsx, Err(GeneralProtection)),
+    ] {
+        let got = facility(description).accept(
+            Register::From(0),
+            read,
+            Accessor::Userspace,
+            canonical_48,
+        );
+        assert_eq!(got, written, "{description:?}");
     }
 }
 
@@ -348,24 +344,20 @@ proptest! {
     ) {
         let [from, to, info] = bases;
         for depth in [depth, 1 << (depth % 8)] {
-            let description = Description { format, depth, from, to, info, tsx };
-            if let Some(facility) = Facility::new(&description) {
-                for msr in [msr, from, to, info, from.wrapping_sub(1), 0x1c8, 0x1c9] {
-                    if let Some(register) = facility.register(msr) {
-                        let _ = facility.check(register, value, canonical_48);
-                    }
-                }
-            }
+            try_all::<Facility>(
+                &Description { format, depth, from, to, info, tsx, leaf: NO_LEAF },
+                &[msr, 0x1c8, 0x1c9],
+                value,
+            );
         }
     }
 
-    /// The ranges to open or close are the registers, no more and no less.
     #[test]
-    fn ranges_are_the_registers(msr in 0..0x1000u32) {
+    fn all_registers_are_passed_through(msr in 0..0x1000u32) {
         for description in [SKYLAKE, HASWELL] {
             let facility = facility(description);
-            let in_range = facility.msr_ranges().iter().any(|range| range.contains(&msr));
-            prop_assert_eq!(in_range, facility.register(msr).is_some());
+            let passed = facility.passed_through().any(|passed| passed == msr);
+            prop_assert_eq!(passed, facility.register(msr).is_some());
         }
     }
 }
