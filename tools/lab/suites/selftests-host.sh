@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "KVM selftests: a guest shares the LBR with the host and other guests, its own too"
 #: parts = ["module", "selftests"]
+#: machines = ["skylake", "sapphire-rapids"]
 
 load_kvm lbr=off
 load_guest_lbr

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "KVM selftests: a VM that is older than the module records nothing into others' LBR"
 #: parts = ["module", "selftests"]
+#: machines = ["skylake", "sapphire-rapids"]
 
 # With the built-in provider the VMM of a VM without LBR may set DEBUGCTL.LBR.
 load_kvm

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "KVM selftests: the LBR of a vCPU that runs on another CPU"
 #: parts = ["module", "selftests"]
-#: machines = ["skylake-smp"]
+#: machines = ["skylake-smp", "sapphire-rapids:2"]
 
 load_kvm lbr=off
 load_guest_lbr

@@ -8,7 +8,7 @@ use anyhow::{ensure, Result};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::guest::{self, Command, End, Outcome, RawCommand, Symbol};
-use crate::msr::{Branch, Geometry};
+use crate::msr::{Branch, Control, Geometry};
 use crate::vm::{CODE, SIZE};
 
 /// The block of a vCPU's interpreter, or of a guest's of its guest.
@@ -59,6 +59,22 @@ impl Block {
     pub(crate) fn poke(&self, offset: u64, value: u64) -> Result<()> {
         let at = (self.at + offset) as usize;
         Ok(self.memory.as_volatile_slice().write_obj(value, at)?)
+    }
+
+    /// Says how the interpreter's routines switch recording.
+    pub(crate) fn set_control(&self, control: Control) -> Result<()> {
+        self.poke(guest::BLOCK_CONTROL, control.msr.into())?;
+        self.poke(guest::BLOCK_ON, control.on)
+    }
+
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let at = (self.at + offset) as usize;
+        Ok(self.memory.as_volatile_slice().write_slice(bytes, at)?)
+    }
+
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let at = (self.at + offset) as usize;
+        Ok(self.memory.as_volatile_slice().read_slice(bytes, at)?)
     }
 
     /// Gives the interpreter a list of commands.

@@ -19,20 +19,22 @@ guest_start:
 	.set PORT_YIELD,	0xf2
 	.set PORT_FAULT,	0xf3
 
-	.set MSR_DEBUGCTL,	0x1d9
 	.set MSR_GLOBAL_STATUS,	0x38e
 	.set MSR_GLOBAL_CTRL,	0x38f
 	.set MSR_GLOBAL_OVF,	0x390
 	.set MSR_X2APIC_EOI,	0x80b
 
 	.set BLOCK_PMI_COUNT,	0x00
-	.set BLOCK_PMI_DEBUGCTL, 0x08
+	.set BLOCK_PMI_CONTROL, 0x08
 	.set BLOCK_FAULT_VECTOR, 0x10
 	.set BLOCK_FAULT_RIP,	0x18
 	.set BLOCK_NOTE_VECTOR,	0x20
-	.set BLOCK_NOTE_DEBUGCTL, 0x28
+	.set BLOCK_NOTE_CONTROL, 0x28
 	.set BLOCK_NOTE_COUNT,	0x30
 	.set BLOCK_SPARE,	0x38
+	/* The register that switches recording, and its value for on. */
+	.set BLOCK_CONTROL,	0x40
+	.set BLOCK_ON,		0x48
 	.set BLOCK_COMMANDS,	0x1000
 
 	.macro write_msr msr, low
@@ -40,6 +42,23 @@ guest_start:
 	mov	eax, \low
 	xor	edx, edx
 	wrmsr
+	.endm
+
+	/* Switch recording, to what is in eax or in the block. */
+	.macro record_eax
+	mov	ecx, [r15 + BLOCK_CONTROL]
+	xor	edx, edx
+	wrmsr
+	.endm
+
+	.macro record_on
+	mov	eax, [r15 + BLOCK_ON]
+	record_eax
+	.endm
+
+	.macro record_off
+	xor	eax, eax
+	record_eax
 	.endm
 
 	/* ---- interpreter ---- */
@@ -131,7 +150,7 @@ guest_exceptions:
 .Liret:	iretq
 
 	/*
-	 * The PMI, as interrupt or as NMI: keep DEBUGCTL as found, take two
+	 * The PMI, as interrupt or as NMI: keep the control as found, take two
 	 * branches that an LBR left running must hold, then switch all off.
 	 */
 	.p2align 4
@@ -140,18 +159,18 @@ guest_pmi:
 	push	rax
 	push	rcx
 	push	rdx
-	mov	ecx, MSR_DEBUGCTL
+	mov	ecx, [r15 + BLOCK_CONTROL]
 	rdmsr
 	shl	rdx, 32
 	or	rax, rdx
-	mov	[r15 + BLOCK_PMI_DEBUGCTL], rax
+	mov	[r15 + BLOCK_PMI_CONTROL], rax
 	.globl guest_pmi_marks
 guest_pmi_marks:
 	jmp	1f
 	nop
 1:	jmp	1f
 	nop
-1:	write_msr MSR_DEBUGCTL, 0
+1:	record_off
 	write_msr MSR_GLOBAL_CTRL, 0
 	mov	ecx, MSR_GLOBAL_STATUS
 	rdmsr
@@ -184,20 +203,20 @@ guest_pmi_end:
 	.p2align 4
 	.globl guest_jumps
 guest_jumps:
-	write_msr MSR_DEBUGCTL, 1
+	record_on
 	.globl guest_jumps_first
 guest_jumps_first:
 	jump_chain
 	.globl guest_jumps_end
 guest_jumps_end:
-	write_msr MSR_DEBUGCTL, 0
+	record_off
 	ret
 
 	/* The same, but leave recording on and let userspace look at it. */
 	.p2align 4
 	.globl guest_jumps_on
 guest_jumps_on:
-	write_msr MSR_DEBUGCTL, 1
+	record_on
 	.globl guest_jumps_on_first
 guest_jumps_on_first:
 	jump_chain
@@ -227,7 +246,7 @@ guest_spin:
 guest_mixed:
 	lea	rbx, [rip + .Lind_target]
 	lea	rsi, [rip + .Ljmp_ind_target]
-	write_msr MSR_DEBUGCTL, 1
+	record_on
 .Ljmp:	jmp	.Ljmp_target
 	nop
 .Ljmp_target:
@@ -245,7 +264,7 @@ guest_mixed:
 	nop
 .Lfar:	ud2
 .Lafter:
-	write_msr MSR_DEBUGCTL, 0
+	record_off
 	ret
 .Lrel_target:
 	nop
@@ -255,7 +274,7 @@ guest_mixed:
 .Lret2:	ret
 
 	/*
-	 * Count branches until PMC0 overflows.  edi is the DEBUGCTL to use; the
+	 * Count branches until PMC0 overflows.  edi is the control to use; the
 	 * counter is set up but for GLOBAL_CTRL.  Gives up after a while.
 	 */
 	.p2align 4
@@ -264,7 +283,8 @@ guest_wait_pmi:
 	mov	qword ptr [r15 + BLOCK_PMI_COUNT], 0
 	mov	ebx, 40000000
 	write_msr MSR_GLOBAL_CTRL, 1
-	write_msr MSR_DEBUGCTL, edi
+	mov	eax, edi
+	record_eax
 	sti
 	.globl guest_wait_pmi_loop
 guest_wait_pmi_loop:
@@ -277,7 +297,7 @@ guest_wait_pmi_end:
 1:	cli
 	mov	rax, [r15 + BLOCK_PMI_COUNT]
 	mov	r8, rax
-	write_msr MSR_DEBUGCTL, 0
+	record_off
 	write_msr MSR_GLOBAL_CTRL, 0
 	mov	rax, r8
 	ret

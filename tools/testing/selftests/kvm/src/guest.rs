@@ -13,22 +13,28 @@ core::arch::global_asm!(
     include_str!("guest.S"),
     include_str!("guest_debug.S"),
     include_str!("guest_nested.S"),
+    include_str!("guest_arch.S"),
     include_str!("guest_end.S"),
     options(raw)
 );
 
 /// Offset of the vCPU's own block: what the handlers report.
-pub(crate) const BLOCK_PMI_DEBUGCTL: u64 = 0x08;
+pub(crate) const BLOCK_PMI_CONTROL: u64 = 0x08;
 pub(crate) const BLOCK_FAULT_VECTOR: u64 = 0x10;
 pub(crate) const BLOCK_FAULT_RIP: u64 = 0x18;
 pub(crate) const BLOCK_NOTE_VECTOR: u64 = 0x20;
-pub(crate) const BLOCK_NOTE_DEBUGCTL: u64 = 0x28;
+pub(crate) const BLOCK_NOTE_CONTROL: u64 = 0x28;
 pub(crate) const BLOCK_NOTE_COUNT: u64 = 0x30;
+/// How its routines switch recording: the register, and its value for on.
+pub(crate) const BLOCK_CONTROL: u64 = 0x40;
+pub(crate) const BLOCK_ON: u64 = 0x48;
 /// How many accesses to MSRs of L2's exited to L1.
-pub(crate) const BLOCK_L2_MSR_EXITS: u64 = 0x40;
+pub(crate) const BLOCK_L2_MSR_EXITS: u64 = 0x50;
 /// L2's r15: where its block is.
-pub(crate) const BLOCK_L2_R15: u64 = 0x48;
+pub(crate) const BLOCK_L2_R15: u64 = 0x58;
 pub(crate) const BLOCK_COMMANDS: u64 = 0x1000;
+/// Where XSAVES stores.
+pub(crate) const BLOCK_AREA: u64 = 0xd000;
 /// Size of a block; the stack is at its end.
 pub(crate) const BLOCK_SIZE: u64 = 0x1_0000;
 /// How many commands a list may have, the final one included.
@@ -95,7 +101,7 @@ symbols! {
     Spin = guest_spin,
     /// Routine: one branch of each kind, see [`kinds`].
     Mixed = guest_mixed,
-    /// Routine: branch until the PMI came; the argument is DEBUGCTL.
+    /// Routine: branch until the PMI came; the argument is the control.
     WaitPmi = guest_wait_pmi,
     /// Its loop.
     WaitPmiLoop = guest_wait_pmi_loop,
@@ -141,7 +147,17 @@ symbols! {
     Vmcall = guest_vmcall,
     /// L1's host RIP.
     L2Exit = guest_l2_exit,
-    /// What runs in SMM.
+    /// The SMI handler that only tells.
+    SmmTell = guest_smm_tell,
+    /// Its end.
+    SmmTellEnd = guest_smm_tell_end,
+    /// Routine: record [`JUMPS`] jumps, then exit often and yield [`EXITS`] times.
+    Exits = guest_exits,
+    /// The first of its jumps.
+    ExitsFirst = guest_exits_first,
+    /// Routine: XSAVES of the LBR alone.
+    Xsaves = guest_xsaves,
+    /// The SMI handler.
     Smm = guest_smm,
     /// Its end.
     SmmEnd = guest_smm_end,
@@ -155,6 +171,8 @@ symbols! {
 
 /// How many jumps [`Symbol::Jumps`] takes, more than any host has records.
 pub const JUMPS: u64 = 40;
+/// How often [`Symbol::Exits`] yields.
+pub const EXITS: usize = 50;
 /// How many bytes a jump is away from the one before.
 pub const JUMP_STRIDE: u64 = 3;
 
@@ -177,7 +195,12 @@ pub(crate) fn image() -> &'static [u8] {
     bytes(Symbol::Start, Symbol::End)
 }
 
-/// Returns what runs in SMM.
+/// Returns the SMI handler that only tells, see [`PORT_SMI`].
+pub(crate) fn smm_tell_image() -> &'static [u8] {
+    bytes(Symbol::SmmTell, Symbol::SmmTellEnd)
+}
+
+/// Returns the SMI handler that reports IA32_LBR_CTL, which knows where.
 pub(crate) fn smm_image() -> &'static [u8] {
     bytes(Symbol::Smm, Symbol::SmmEnd)
 }
@@ -324,7 +347,7 @@ mod tests {
 
     #[test]
     fn jumps_have_the_stride_that_tests_count_on() {
-        for first in [Symbol::JumpsFirst, Symbol::JumpsOnFirst] {
+        for first in [Symbol::JumpsFirst, Symbol::JumpsOnFirst, Symbol::ExitsFirst] {
             for number in 0..JUMPS {
                 let jump = code(first.offset() + number * JUMP_STRIDE);
                 assert_eq!(jump[..3], [0xeb, 0x01, 0x90], "jump {number}");

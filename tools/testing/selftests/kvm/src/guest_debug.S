@@ -5,7 +5,7 @@
  */
 
 	/*
-	 * The handlers: note vector and DEBUGCTL, switch recording off before any
+	 * The handlers: note vector and control, switch recording off before any
 	 * branch is taken, and all breakpoints; then go on.
 	 */
 	.macro note name, vector, error_code=0
@@ -15,11 +15,11 @@
 	push	rax
 	push	rcx
 	push	rdx
-	mov	ecx, MSR_DEBUGCTL
+	mov	ecx, [r15 + BLOCK_CONTROL]
 	rdmsr
-	mov	[r15 + BLOCK_NOTE_DEBUGCTL], eax
-	mov	[r15 + BLOCK_NOTE_DEBUGCTL + 4], edx
-	write_msr MSR_DEBUGCTL, 0
+	mov	[r15 + BLOCK_NOTE_CONTROL], eax
+	mov	[r15 + BLOCK_NOTE_CONTROL + 4], edx
+	record_off
 	mov	qword ptr [r15 + BLOCK_NOTE_VECTOR], \vector
 	inc	qword ptr [r15 + BLOCK_NOTE_COUNT]
 	xor	eax, eax
@@ -43,7 +43,7 @@
 
 	/* Record a jump, to be the newest branch. */
 	.macro mark name
-	write_msr MSR_DEBUGCTL, 1
+	record_on
 	.globl \name\()_mark
 \name\()_mark:
 	jmp	9f
@@ -58,7 +58,7 @@
 	.endm
 
 	.macro done
-	write_msr MSR_DEBUGCTL, 0
+	record_off
 	ret
 	.endm
 
@@ -68,7 +68,7 @@
 	done
 
 	routine	guest_single_step
-	write_msr MSR_DEBUGCTL, 1
+	record_on
 	pushfq
 	or	dword ptr [rsp], 0x100
 	popfq

@@ -19,9 +19,9 @@
 	/* What is no exception: a VMX instruction fails. */
 	.set VMX_FAILED,	0x100
 
-	.set BLOCK_L2_MSR_EXITS, 0x40
-	.set BLOCK_L2_R15,	0x48
-	.set BLOCK_L2,		0x50
+	.set BLOCK_L2_MSR_EXITS, 0x50
+	.set BLOCK_L2_R15,	0x58
+	.set BLOCK_L2,		0x60
 
 	.macro l2_registers do
 	.set at, BLOCK_L2
@@ -127,9 +127,9 @@ guest_l2_exit:
 	jmp	.Lvmenter
 
 	/* SMM's, copied to where it begins, 16-bit: tell, and go back. */
-	.globl guest_smm
-guest_smm:
+	.globl guest_smm_tell
+guest_smm_tell:
 	out	PORT_SMI, al
 	rsm
-	.globl guest_smm_end
-guest_smm_end:
+	.globl guest_smm_tell_end
+guest_smm_tell_end:

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 
-use crate::msr;
+use crate::msr::{Control, Geometry};
 
 /// Whether the msr driver writes what it was not made for.
 const ALLOW_WRITES: &str = "/sys/module/msr/parameters/allow_writes";
@@ -57,29 +57,29 @@ impl HostMsrs {
     }
 }
 
-/// IA32_DEBUGCTL.LBR of a CPU, set for as long as this lives: the host records,
+/// DEBUGCTL.LBR or LBR_CTL of a CPU, set for as long as this lives: the host records,
 /// and perf knows nothing of it.
 #[derive(Debug)]
-pub struct HostRecords(HostMsrs);
+pub struct HostRecords(HostMsrs, Control);
 
 impl HostRecords {
-    /// Sets the bit.
-    pub fn start(cpu: usize) -> Result<Self> {
-        let msrs = HostMsrs::writable(cpu)?;
-        let debugctl = msrs.read(msr::DEBUGCTL)?;
-        msrs.write(msr::DEBUGCTL, debugctl | msr::DEBUGCTL_LBR)?;
-        Ok(Self(msrs))
+    /// Starts recording.
+    pub fn start(cpu: usize, lbr: Geometry) -> Result<Self> {
+        let records = Self(HostMsrs::writable(cpu)?, lbr.control(0));
+        records.switch(records.1.on)?;
+        Ok(records)
     }
 
-    fn clear(&self) -> Result<()> {
-        let debugctl = self.0.read(msr::DEBUGCTL)?;
-        self.0.write(msr::DEBUGCTL, debugctl & !msr::DEBUGCTL_LBR)
+    fn switch(&self, on: u64) -> Result<()> {
+        let Self(msrs, control) = self;
+        let before = msrs.read(control.msr)?;
+        msrs.write(control.msr, before & !control.on | on)
     }
 }
 
 impl Drop for HostRecords {
     fn drop(&mut self) {
-        if let Err(error) = self.clear() {
+        if let Err(error) = self.switch(0) {
             eprintln!("# the host goes on recording: {error:#}");
         }
     }

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
-use kvm_bindings::{kvm_msr_entry, Msrs};
+use kvm_bindings::{kvm_msr_entry, CpuId, Msrs, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 
-use crate::msr::{Geometry, LBR_FMT, PERF_CAPABILITIES};
+use crate::cpuid;
+use crate::msr::{Control, Geometry, LBR_FMT, LBR_FMT_ARCHITECTURAL, PERF_CAPABILITIES};
 
 /// Who gives guests LBR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -78,12 +79,29 @@ impl Host {
         perf_capabilities(&self.kvm)
     }
 
+    /// Returns the CPUID that KVM supports for VMs created now.
+    pub fn cpuid(&self) -> Result<CpuId> {
+        let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        cpuid.context("KVM_GET_SUPPORTED_CPUID")
+    }
+
+    /// Returns LBR_FMT as VMs created now have it, 0 without LBR.
+    fn format(&self) -> Result<u64> {
+        let format = self.perf_capabilities()? & LBR_FMT;
+        let architectural = cpuid::has_arch_lbr(&self.cpuid()?);
+        match (format, architectural) {
+            (LBR_FMT_ARCHITECTURAL, false) => bail!("LBR_FMT without CPUID.7.0:EDX[19]"),
+            (LBR_FMT_ARCHITECTURAL, true) | (_, false) => Ok(format),
+            (_, true) => bail!("CPUID.7.0:EDX[19], and LBR_FMT is {format}"),
+        }
+    }
+
     /// Returns the geometry of the LBR facility of VMs created now.
     pub fn lbr(&self) -> Result<Geometry> {
         if self.depth == 0 {
             bail!("the host has no LBR that perf knows");
         }
-        match self.perf_capabilities()? & LBR_FMT {
+        match self.format()? {
             0 => bail!("no provider of guest LBR; load guest_lbr or use kvm_intel.lbr=builtin"),
             format => Ok(Geometry {
                 format,
@@ -91,11 +109,16 @@ impl Host {
             }),
         }
     }
+
+    /// Returns how guests of VMs created now switch recording.
+    pub fn control(&self) -> Control {
+        self.lbr().map_or(Control::LEGACY, |lbr| lbr.control(0))
+    }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = self.perf_capabilities().unwrap_or(0) & LBR_FMT;
+        let format = self.format().unwrap_or(0);
         let Self {
             provider, depth, ..
         } = self;

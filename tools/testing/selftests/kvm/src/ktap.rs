@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::host::{Host, Provider};
+use crate::msr::Geometry;
 
 /// How a case ended, if not by an error.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ struct Case {
     name: String,
     run: Run,
     builtin: Option<&'static str>,
+    only: fn(Geometry) -> bool,
 }
 
 /// A test program: its cases in the order of their output.
@@ -75,6 +77,7 @@ impl Suite {
             name: name.into(),
             run: Box::new(run),
             builtin: None,
+            only: |_| true,
         });
         self
     }
@@ -84,6 +87,15 @@ impl Suite {
     pub fn builtin_fails(&mut self, why: &'static str) -> &mut Self {
         if let Some(case) = self.cases.last_mut() {
             case.builtin = Some(why);
+        }
+        self
+    }
+
+    /// Says of the case just added that only LBR of this geometry has what it is about.
+    /// With others there is no such case.
+    pub fn only(&mut self, only: fn(Geometry) -> bool) -> &mut Self {
+        if let Some(case) = self.cases.last_mut() {
+            case.only = only;
         }
         self
     }
@@ -110,9 +122,17 @@ impl Suite {
                 return Ok(skip_all(&format!("{error:#}")));
             }
         }
-        let chosen: Vec<&Case> = self
+        let lbr = host.lbr().ok();
+        let there: Vec<&Case> = self
             .cases
             .iter()
+            .filter(|case| lbr.is_none_or(|lbr| (case.only)(lbr)))
+            .collect();
+        if there.is_empty() {
+            return Ok(skip_all("guests of this host have another LBR facility"));
+        }
+        let chosen: Vec<&Case> = there
+            .into_iter()
             .filter(|case| {
                 options
                     .filter

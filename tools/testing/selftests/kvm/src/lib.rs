@@ -7,6 +7,7 @@
 //!
 //! * [`ktap`]: cases, verdicts, output, command line;
 //! * [`host`]: what this host is: LBR depth and format, provider, CPUs;
+//! * [`cpuid`]: the leaves that say which LBR a vCPU has;
 //! * [`msr`]: the registers and a snapshot of the whole LBR state;
 //! * [`guest`]: the code that runs inside and the commands that it obeys;
 //! * [`block`]: how it gets them;
@@ -21,6 +22,7 @@
 //! * [`module`]: loading and unloading guest_lbr.ko.
 
 pub mod block;
+pub mod cpuid;
 pub mod guest;
 pub mod hardware;
 pub mod host;

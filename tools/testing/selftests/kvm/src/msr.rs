@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The registers of the legacy LBR facility and of perfmon, as the manual
-//! (SDM vol. 3, chapters on debug, last branch and performance monitoring, and
-//! vol. 4) names them.
+//! The registers of the two LBR facilities and of perfmon, as the manual (SDM
+//! vol. 3, chapters on debug, last branch and performance monitoring, and vol. 4)
+//! names them.
 
-use std::fmt;
+mod snapshot;
 
-use anyhow::{bail, Result};
+pub use snapshot::{Branch, Snapshot};
 
 /// IA32_PERF_CAPABILITIES.
 pub const PERF_CAPABILITIES: u32 = 0x345;
 /// Its LBR_FMT field: the format of the records, 0 if there are none.
 pub const LBR_FMT: u64 = 0x3f;
+/// LBR_FMT of architectural LBR.
+pub const LBR_FMT_ARCHITECTURAL: u64 = 0x3f;
 
 /// IA32_PERF_CAPABILITIES.FW_WRITES: counters can be written in full width.
 pub const PERF_CAP_FW_WRITES: u64 = 1 << 13;
@@ -32,6 +34,38 @@ pub const LBR_FROM: u32 = 0x680;
 pub const LBR_TO: u32 = 0x6c0;
 /// MSR_LBR_INFO_0.
 pub const LBR_INFO: u32 = 0xdc0;
+
+/// IA32_LBR_CTL.
+pub const LBR_CTL: u32 = 0x14ce;
+/// LBR_CTL: record branches.
+pub const LBR_CTL_LBREN: u64 = 1 << 0;
+/// LBR_CTL: record branches that end in ring 0.
+pub const LBR_CTL_OS: u64 = 1 << 1;
+/// LBR_CTL: record branches that end outside of ring 0.
+pub const LBR_CTL_USR: u64 = 1 << 2;
+/// LBR_CTL: keep a call stack.
+pub const LBR_CTL_CALL_STACK: u64 = 1 << 3;
+/// LBR_CTL: record all branches.
+pub const LBR_CTL_ON: u64 = LBR_CTL_LBREN | LBR_CTL_OS | LBR_CTL_USR | 0x7f << 16;
+/// IA32_LBR_DEPTH.
+pub const LBR_DEPTH: u32 = 0x14cf;
+/// IA32_LER_FROM_IP.
+pub const LER_FROM: u32 = 0x1dd;
+/// IA32_LER_TO_IP.
+pub const LER_TO: u32 = 0x1de;
+/// IA32_LER_INFO.
+pub const LER_INFO: u32 = 0x1e0;
+/// IA32_LBR_0_FROM_IP.
+pub const LBR_0_FROM: u32 = 0x1500;
+/// IA32_LBR_0_TO_IP.
+pub const LBR_0_TO: u32 = 0x1600;
+/// IA32_LBR_0_INFO.
+pub const LBR_0_INFO: u32 = 0x1200;
+
+/// IA32_XSS.
+pub const XSS: u32 = 0xda0;
+/// XSS: the registers of architectural LBR.
+pub const XSS_LBR: u64 = 1 << 15;
 
 /// IA32_PMC0.
 pub const PMC0: u32 = 0xc1;
@@ -59,38 +93,148 @@ pub const X2APIC_LVTPC: u32 = 0x834;
 /// LVT: deliver as NMI.
 pub const LVT_NMI: u64 = 4 << 8;
 
+/// The bit of [`Control`] by which recording is on.
+pub const RECORD: u64 = 1 << 0;
+
+/// The register by which recording is switched, and its value for on. 0 is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// DEBUGCTL or LBR_CTL.
+    pub msr: u32,
+    /// All that is to be recorded, with [`RECORD`].
+    pub on: u64,
+}
+
+impl Control {
+    /// What a legacy facility has, and what does nothing where there is none.
+    pub const LEGACY: Self = Self {
+        msr: DEBUGCTL,
+        on: DEBUGCTL_LBR,
+    };
+
+    /// Returns the value for on as it is when recording has stopped.
+    pub fn stopped(self) -> u64 {
+        self.on & !RECORD
+    }
+}
+
 /// The geometry of a host's LBR facility.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
     /// PERF_CAPABILITIES.LBR_FMT.
     pub format: u64,
-    /// Number of records, a power of two.
+    /// Number of records, the greatest if there are several; of a legacy facility a
+    /// power of two.
     pub depth: u32,
 }
 
 impl Geometry {
-    /// Returns whether the format has LBR_INFO registers.
-    pub fn has_info(self) -> bool {
-        matches!(self.format, 5 | 7)
+    /// Returns whether the facility is the architectural one.
+    pub fn is_architectural(self) -> bool {
+        self.format == LBR_FMT_ARCHITECTURAL
     }
 
-    /// Returns all LBR registers: SELECT, TOS, and the records.
+    /// Returns whether the format has INFO registers.
+    pub fn has_info(self) -> bool {
+        matches!(self.format, 5 | 7 | LBR_FMT_ARCHITECTURAL)
+    }
+
+    /// Returns the first FROM register.
+    pub fn from(self) -> u32 {
+        match self.is_architectural() {
+            true => LBR_0_FROM,
+            false => LBR_FROM,
+        }
+    }
+
+    /// Returns the first TO register.
+    pub fn to(self) -> u32 {
+        match self.is_architectural() {
+            true => LBR_0_TO,
+            false => LBR_TO,
+        }
+    }
+
+    /// Returns the first INFO register, if there are such.
+    pub fn info(self) -> u32 {
+        match self.is_architectural() {
+            true => LBR_0_INFO,
+            false => LBR_INFO,
+        }
+    }
+
+    /// Returns how recording is switched if the branches that LBR_SELECT would
+    /// suppress with this value are not to be recorded. Of a legacy facility LBR_SELECT
+    /// itself has the filters.
+    pub fn control(self, select: u64) -> Control {
+        // For each bit of LBR_SELECT from 0 on, the bit of LBR_CTL that does not suppress.
+        const ENABLES: [u32; 9] = [1, 2, 16, 19, 20, 21, 18, 17, 22];
+        const EN_CALLSTACK: u64 = 1 << 9;
+        if !self.is_architectural() {
+            return Control::LEGACY;
+        }
+        let mut on = LBR_CTL_ON;
+        for (bit, enables) in ENABLES.into_iter().enumerate() {
+            on &= !((select >> bit & 1) << enables);
+        }
+        if select & EN_CALLSTACK != 0 {
+            on |= LBR_CTL_CALL_STACK;
+        }
+        Control { msr: LBR_CTL, on }
+    }
+
+    /// Returns whether a branch-stack event of the host's records guests' branches too.
+    /// VMX switches DEBUGCTL with each VM-entry and VM-exit; LBR_CTL it leaves to the
+    /// host if a guest does not have the LBR, as if there were no guest LBR.
+    pub fn host_records_guests(self) -> bool {
+        self.is_architectural()
+    }
+
+    /// Returns the registers beside the records and what switches recording: SELECT and
+    /// TOS, or DEPTH and LER.
+    fn head_registers(self) -> &'static [u32] {
+        match self.is_architectural() {
+            true => &[LBR_DEPTH, LER_FROM, LER_TO, LER_INFO],
+            false => &[LBR_SELECT, LBR_TOS],
+        }
+    }
+
+    /// Returns all LBR registers but the one that switches recording.
     pub fn registers(self) -> Vec<u32> {
-        let mut all = vec![LBR_SELECT, LBR_TOS];
+        let mut all = self.head_registers().to_vec();
         all.extend(self.record_registers());
+        all
+    }
+
+    /// Returns the registers whose accesses cause no exit while the guest has the LBR.
+    pub fn passed_through(self) -> Vec<u32> {
+        let mut all = self.registers();
+        if self.is_architectural() {
+            all.push(LBR_CTL);
+        }
         all
     }
 
     /// Returns the registers of the records: all FROM, all TO, all INFO.
     pub fn record_registers(self) -> Vec<u32> {
-        let mut bases = vec![LBR_FROM, LBR_TO];
+        let mut bases = vec![self.from(), self.to()];
         if self.has_info() {
-            bases.push(LBR_INFO);
+            bases.push(self.info());
         }
         bases
             .into_iter()
             .flat_map(|base| base..base + self.depth)
             .collect()
+    }
+
+    /// Returns a value other than 0 for a register, `value` if it takes such, that
+    /// switches no recording on.
+    pub fn legal(self, register: u32, value: u64) -> u64 {
+        match register {
+            LBR_CTL => LBR_CTL_USR,
+            LBR_DEPTH => self.depth.into(),
+            _ => value,
+        }
     }
 
     /// Returns the address in a FROM or TO register without the flags that
@@ -103,116 +247,16 @@ impl Geometry {
     }
 }
 
-/// One record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Branch {
-    /// Address of the branch instruction.
-    pub from: u64,
-    /// Address of its target.
-    pub to: u64,
-}
-
-impl fmt::Display for Branch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x} -> {:#x}", self.from, self.to)
-    }
-}
-
-/// All LBR registers of a vCPU at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// LBR_SELECT.
-    pub select: u64,
-    /// LBR_TOS.
-    pub tos: u64,
-    /// The records' registers in the order of [`Geometry::record_registers`].
-    pub records: Vec<u64>,
-}
-
-impl Snapshot {
-    /// Makes a snapshot of the values of [`Geometry::registers`].
-    pub fn new(values: &[u64]) -> Option<Self> {
-        let [select, tos, records @ ..] = values else {
-            return None;
-        };
-        Some(Self {
-            select: *select,
-            tos: *tos,
-            records: records.to_vec(),
-        })
-    }
-
-    /// Returns the state of a new vCPU.
-    pub fn empty(lbr: Geometry) -> Self {
-        Self {
-            select: 0,
-            tos: 0,
-            records: vec![0; lbr.record_registers().len()],
-        }
-    }
-
-    /// Returns legal values that differ from register to register and from seed
-    /// to seed, with empty registers between others.
-    pub fn pattern(lbr: Geometry, seed: u64) -> Self {
-        let depth = u64::from(lbr.depth);
-        let value = |number: u64| match number / depth {
-            _ if (number + seed).is_multiple_of(3) => 0,
-            0 | 1 => 0x7f12_0000_0000 | seed << 24 | number << 4,
-            _ => 1 << 63 | seed << 8 | number,
-        };
-        let count = lbr.record_registers().len() as u64;
-        Self {
-            select: 0x1c4 ^ seed,
-            tos: (7 + seed) & (depth - 1),
-            records: (0..count).map(value).collect(),
-        }
-    }
-
-    /// Returns the values in the order of [`Geometry::registers`].
-    pub fn values(&self) -> Vec<u64> {
-        let mut all = vec![self.select, self.tos];
-        all.extend(&self.records);
-        all
-    }
-
-    /// Returns the records from the newest to the oldest, empty ones included.
-    pub fn branches(&self, lbr: Geometry) -> Vec<Branch> {
-        let depth = u64::from(lbr.depth);
-        let depth_index = lbr.depth as usize;
-        (0..depth)
-            .map(|age| (self.tos.wrapping_sub(age) & (depth - 1)) as usize)
-            .map(|index| Branch {
-                from: lbr.address(self.records[index]),
-                to: lbr.address(self.records[depth_index + index]),
-            })
-            .collect()
-    }
-
-    /// Fails unless `later` holds the same, bit for bit.
-    pub fn expect_same(&self, later: &Self, lbr: Geometry) -> Result<()> {
-        let (was, is) = (self.values(), later.values());
-        let differ: Vec<_> = lbr
-            .registers()
-            .into_iter()
-            .zip(was.into_iter().zip(is))
-            .filter(|(_, (was, is))| was != is)
-            .collect();
-        if let Some((msr, (was, is))) = differ.first() {
-            bail!(
-                "MSR {msr:#x} is {is:#x}, not {was:#x} ({} registers differ)",
-                differ.len()
-            );
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LBR: Geometry = Geometry {
         format: 5,
+        depth: 32,
+    };
+    const ARCHITECTURAL: Geometry = Geometry {
+        format: LBR_FMT_ARCHITECTURAL,
         depth: 32,
     };
 
@@ -224,18 +268,39 @@ mod tests {
         assert_eq!(all[33..35], [0x69f, 0x6c0]);
         assert_eq!(all[65..67], [0x6df, 0xdc0]);
         assert_eq!(all.last(), Some(&0xddf));
+
+        let all = ARCHITECTURAL.registers();
+        assert_eq!(all.len(), 4 + 3 * 32);
+        assert_eq!(all[..5], [0x14cf, 0x1dd, 0x1de, 0x1e0, 0x1500]);
+        assert_eq!(all[35..37], [0x151f, 0x1600]);
+        assert_eq!(all[67..69], [0x161f, 0x1200]);
+        assert_eq!(all.last(), Some(&0x121f));
     }
 
     #[test]
-    fn branches_are_read_from_the_newest_backwards() {
-        let mut snapshot = Snapshot::empty(LBR);
-        snapshot.tos = 1;
-        for (index, value) in [(0, 10), (1, 11), (31, 9), (32, 20), (33, 21), (63, 19)] {
-            snapshot.records[index] = value;
+    fn filters_suppress_the_same_in_both_facilities() {
+        for select in [0, 1, 1 << 6, 1 << 9 | 0x1c4] {
+            assert_eq!(LBR.control(select), Control::LEGACY);
         }
-        let newest: Vec<_> = snapshot.branches(LBR).into_iter().take(4).collect();
-        let expected = [(11, 21), (10, 20), (9, 19), (0, 0)];
-        assert_eq!(newest, expected.map(|(from, to)| Branch { from, to }));
+        let on = |select| ARCHITECTURAL.control(select).on;
+        assert_eq!(ARCHITECTURAL.control(0).msr, 0x14ce);
+        assert_eq!(on(0), 0x7f_0007);
+        assert_eq!(LBR_CTL_ON, on(0));
+        assert_eq!(ARCHITECTURAL.control(0).stopped(), 0x7f_0006);
+        for (bit, enables) in [
+            (0, LBR_CTL_OS),
+            (1, LBR_CTL_USR),
+            (2, 1 << 16),
+            (3, 1 << 19),
+            (4, 1 << 20),
+            (5, 1 << 21),
+            (6, 1 << 18),
+            (7, 1 << 17),
+            (8, 1 << 22),
+        ] {
+            assert_eq!(on(1 << bit), 0x7f_0007 & !enables, "bit {bit}");
+        }
+        assert_eq!(on(1 << 9), 0x7f_000f);
     }
 
     #[test]
@@ -245,36 +310,10 @@ mod tests {
             depth: 16,
         };
         assert_eq!(flags.address(0x8000_1234_5678_9abc), 0x1234_5678_9abc);
-        assert_eq!(LBR.address(0x8000_1234_5678_9abc), 0x8000_1234_5678_9abc);
+        for lbr in [LBR, ARCHITECTURAL] {
+            assert_eq!(lbr.address(0x8000_1234_5678_9abc), 0x8000_1234_5678_9abc);
+            assert!(lbr.has_info());
+        }
         assert!(!flags.has_info());
-    }
-
-    #[test]
-    fn any_register_that_differs_is_found() {
-        let was = Snapshot::pattern(LBR, 1);
-        was.expect_same(&was.clone(), LBR).unwrap();
-        for index in 0..was.values().len() {
-            let mut values = was.values();
-            values[index] ^= 1;
-            let is = Snapshot::new(&values).unwrap();
-            let error = was.expect_same(&is, LBR).unwrap_err().to_string();
-            let name = format!("MSR {:#x} is", LBR.registers()[index]);
-            assert!(error.starts_with(&name), "{error}");
-        }
-    }
-
-    #[test]
-    fn patterns_are_legal_and_have_holes() {
-        for seed in 0..8 {
-            let pattern = Snapshot::pattern(LBR, seed);
-            assert!(pattern.select < 1 << 10 && pattern.tos < 32);
-            assert_ne!(pattern, Snapshot::pattern(LBR, seed + 1));
-            let (addresses, info) = pattern.records.split_at(64);
-            assert!(addresses.iter().all(|address| address >> 47 == 0));
-            assert!(info.iter().all(|info| info & !(1 << 63 | 0xffff) == 0));
-            for sort in pattern.records.chunks(32) {
-                assert!(sort.contains(&0) && sort.iter().any(|value| *value != 0));
-            }
-        }
     }
 }

@@ -74,6 +74,7 @@ impl Nested {
     /// Makes a vCPU's guest a hypervisor, with a guest that has not been entered yet.
     pub fn new(vm: &Vm, vcpu: &mut Vcpu, debug: DebugControls) -> Result<Self> {
         let l2 = vm.l2_view()?;
+        l2.set_control(vcpu.control())?;
         let mut sregs = vcpu.fd().get_sregs().context("KVM_GET_SREGS")?;
         sregs.cr4 |= CR4_VMXE;
         vcpu.fd().set_sregs(&sregs).context("KVM_SET_SREGS")?;

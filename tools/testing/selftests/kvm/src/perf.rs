@@ -7,6 +7,7 @@ use perf_event::events::{Hardware, Tracepoint};
 use perf_event::{Builder, Counter, SampleBranchFlag, SampleFlag, Sampler};
 
 use crate::msr::Branch;
+use crate::vcpu::Vcpu;
 
 /// A prime number of branches between two samples.
 pub const PERIOD: u64 = 20_011;
@@ -73,6 +74,11 @@ impl HostLbr {
         self.sampler.disable().context("PERF_EVENT_IOC_DISABLE")
     }
 
+    /// Takes samples again. perf does not clear the LBR for an event that ran before.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.sampler.enable().context("PERF_EVENT_IOC_ENABLE")
+    }
+
     /// Returns for how many percent of the time in which it should the event ran.
     pub fn percent(&mut self) -> Result<f64> {
         let data = self
@@ -124,6 +130,17 @@ fn branch_stacks<'a>(period: u64) -> Builder<'a> {
 }
 
 impl Samples {
+    /// Fails if the host recorded a branch of a guest.
+    pub fn expect_none_of(&self, vcpu: &Vcpu) -> Result<()> {
+        for branch in &self.branches {
+            ensure!(
+                !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
+                "the host recorded the guest's {branch}"
+            );
+        }
+        Ok(())
+    }
+
     /// Adds the samples of a later call.
     pub fn extend(&mut self, later: Samples) {
         self.count += later.count;

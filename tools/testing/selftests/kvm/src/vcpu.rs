@@ -2,32 +2,31 @@
 //! A vCPU: what the guest is told to do, and the ioctls by which userspace looks
 //! at it.
 
+mod lbr;
+
+pub use lbr::many_reads;
+
 use std::os::fd::AsRawFd;
 
 use anyhow::{bail, ensure, Context, Result};
 use kvm_bindings::nested::KvmNestedStateBuffer;
-use kvm_bindings::{kvm_guest_debug, kvm_msr_entry, Msrs};
+use kvm_bindings::{
+    kvm_guest_debug, kvm_msr_entry, CpuId, Msrs, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
+    KVM_VCPUEVENT_VALID_SMM,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::block::Block;
 use crate::guest::{self, Command, End, Outcome, Symbol};
-use crate::msr::{Branch, Geometry, Snapshot};
+use crate::msr::Control;
 use crate::stats::Stats;
 
 /// How many exits may be counted in a short run that the guest did not cause.
 pub const EXIT_NOISE: u64 = 50;
 
 const DB_VECTOR: u8 = 1;
-
-/// Reads all LBR registers, many times.
-pub fn many_reads(lbr: Geometry) -> Vec<Command> {
-    lbr.registers()
-        .into_iter()
-        .cycle()
-        .take(500)
-        .map(Command::Rdmsr)
-        .collect()
-}
+/// IP after INIT.
+const RESET_IP: u64 = 0xfff0;
 
 /// Why a vCPU stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +44,8 @@ pub enum Stop {
 pub struct Note {
     /// The vector.
     pub vector: u64,
-    /// DEBUGCTL.
-    pub debugctl: u64,
+    /// What switches recording.
+    pub control: u64,
     /// How many exceptions there were so far.
     pub count: u64,
 }
@@ -56,11 +55,14 @@ pub struct Note {
 pub struct Vcpu {
     fd: VcpuFd,
     block: Block,
+    control: Control,
 }
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd, block: Block) -> Self {
-        Self { fd, block }
+    pub(crate) fn new(fd: VcpuFd, block: Block, control: Control) -> Result<Self> {
+        let mut vcpu = Self { fd, block, control };
+        vcpu.set_control(control)?;
+        Ok(vcpu)
     }
 
     pub(crate) fn fd(&self) -> &VcpuFd {
@@ -86,9 +88,14 @@ impl Vcpu {
         self.block.owns(address)
     }
 
-    /// Returns DEBUGCTL as the PMI handler found it.
-    pub fn debugctl_at_pmi(&self) -> Result<u64> {
-        self.block.peek(guest::BLOCK_PMI_DEBUGCTL)
+    /// Returns how the guest switches recording.
+    pub fn control(&self) -> Control {
+        self.control
+    }
+
+    /// Returns what switches recording as the PMI handler found it.
+    pub fn control_at_pmi(&self) -> Result<u64> {
+        self.block.peek(guest::BLOCK_PMI_CONTROL)
     }
 
     /// Returns the last exception that the guest noted and how many there were,
@@ -96,7 +103,7 @@ impl Vcpu {
     pub fn note(&self) -> Result<Note> {
         Ok(Note {
             vector: self.block.peek(guest::BLOCK_NOTE_VECTOR)?,
-            debugctl: self.block.peek(guest::BLOCK_NOTE_DEBUGCTL)?,
+            control: self.block.peek(guest::BLOCK_NOTE_CONTROL)?,
             count: self.block.peek(guest::BLOCK_NOTE_COUNT)?,
         })
     }
@@ -111,6 +118,65 @@ impl Vcpu {
         self.fd
             .set_vcpu_events(&events)
             .context("KVM_SET_VCPU_EVENTS")
+    }
+
+    /// Sends the vCPU an SMI.
+    pub fn smi(&self) -> Result<()> {
+        self.fd.smi().context("KVM_SMI")
+    }
+
+    /// Sends the vCPU an INIT, which has it ready to run; see [`crate::vm::Vm::restart`].
+    pub fn init(&self) -> Result<()> {
+        let mut events = self.fd.get_vcpu_events().context("KVM_GET_VCPU_EVENTS")?;
+        events.flags |= KVM_VCPUEVENT_VALID_SMM;
+        events.smi.latched_init = 1;
+        self.fd
+            .set_vcpu_events(&events)
+            .context("KVM_SET_VCPU_EVENTS")?;
+        // That is where KVM takes it.
+        let state = self.fd.get_mp_state().context("KVM_GET_MP_STATE")?;
+        ensure!(
+            state.mp_state == KVM_MP_STATE_RUNNABLE && self.fd.get_regs()?.rip == RESET_IP,
+            "the vCPU took no INIT"
+        );
+        Ok(())
+    }
+
+    /// Takes over another vCPU's state but for MSRs, as a migration does.
+    pub fn take_over(&self, other: &mut Self) -> Result<()> {
+        // The exit's OUT is not behind the guest yet.
+        other.fd.set_kvm_immediate_exit(1);
+        let entered = other.fd.run().is_ok();
+        other.fd.set_kvm_immediate_exit(0);
+        ensure!(!entered, "the guest was entered once more");
+        self.fd.set_sregs(&other.fd.get_sregs()?)?;
+        self.fd.set_regs(&other.fd.get_regs()?)?;
+        let mut events = other.fd.get_vcpu_events()?;
+        events.flags |= KVM_VCPUEVENT_VALID_SMM;
+        self.fd
+            .set_vcpu_events(&events)
+            .context("KVM_SET_VCPU_EVENTS")
+    }
+
+    /// Sets bits of CR4.
+    pub fn set_cr4(&self, bits: u64) -> Result<()> {
+        let mut sregs = self.fd.get_sregs().context("KVM_GET_SREGS")?;
+        sregs.cr4 |= bits;
+        self.fd.set_sregs(&sregs).context("KVM_SET_SREGS")
+    }
+
+    /// Has the guest store its LBR by XSAVES to an area full of this byte; returns
+    /// XSTATE_BV and what is behind the header.
+    pub fn xsaves(&mut self, fill: u8) -> Result<(u64, Vec<u8>)> {
+        // The legacy region, of which the LBR is not, and the header.
+        const XSTATE_BV: u64 = 512;
+        const LBR: u64 = 576;
+        let offset = guest::BLOCK_AREA + LBR;
+        self.block.write(offset, &[fill; 1024])?;
+        self.call(Symbol::Xsaves, 0)?;
+        let mut behind = vec![0; 1024];
+        self.block.read(offset, &mut behind)?;
+        Ok((self.block.peek(guest::BLOCK_AREA + XSTATE_BV)?, behind))
     }
 
     /// Has the host debug the guest, with these KVM_GUESTDBG flags, or 0 to end
@@ -131,11 +197,6 @@ impl Vcpu {
             VcpuExit::Debug(exit) => Ok(exit.pc),
             other => bail!("unexpected exit {other:?}"),
         }
-    }
-
-    /// Sends an SMI.
-    pub fn smi(&self) -> Result<()> {
-        self.fd.smi().context("KVM_SMI")
     }
 
     /// Returns where the guest is.
@@ -215,25 +276,10 @@ impl Vcpu {
         Ok(self.run_one(Command::Call(routine, arg))??)
     }
 
-    /// Has the guest read all LBR registers.
-    pub fn guest_snapshot(&mut self, lbr: Geometry) -> Result<Snapshot> {
-        let commands: Vec<_> = lbr.registers().into_iter().map(Command::Rdmsr).collect();
-        let values: Result<Vec<u64>, _> = self.run(&commands)?.into_iter().collect();
-        Snapshot::new(&values?).context("no LBR registers")
-    }
-
-    /// Has the guest write all LBR registers.
-    pub fn write_snapshot(&mut self, lbr: Geometry, snapshot: &Snapshot) -> Result<()> {
-        let commands: Vec<_> = lbr
-            .registers()
-            .into_iter()
-            .zip(snapshot.values())
-            .map(|(msr, value)| Command::Wrmsr(msr, value))
-            .collect();
-        for outcome in self.run(&commands)? {
-            outcome?;
-        }
-        Ok(())
+    /// Returns the vCPU's CPUID as KVM made it.
+    pub fn cpuid(&self) -> Result<CpuId> {
+        let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+        cpuid.context("KVM_GET_CPUID2")
     }
 
     /// Reads an MSR by KVM_GET_MSRS; `None` is an error.
@@ -265,41 +311,6 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Reads all LBR registers by KVM_GET_MSRS.
-    pub fn host_snapshot(&self, lbr: Geometry) -> Result<Snapshot> {
-        let entries: Vec<_> = lbr
-            .registers()
-            .into_iter()
-            .map(|index| kvm_msr_entry {
-                index,
-                ..Default::default()
-            })
-            .collect();
-        let mut msrs = Msrs::from_entries(&entries)?;
-        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
-        ensure!(
-            count == entries.len(),
-            "KVM_GET_MSRS stopped at MSR {:#x}",
-            entries[count].index
-        );
-        let values: Vec<_> = msrs.as_slice().iter().map(|entry| entry.data).collect();
-        Snapshot::new(&values).context("no LBR registers")
-    }
-
-    /// Writes all LBR registers by KVM_SET_MSRS.
-    pub fn set_snapshot(&self, lbr: Geometry, snapshot: &Snapshot) -> Result<()> {
-        for (msr, value) in lbr.registers().into_iter().zip(snapshot.values()) {
-            self.must_set_msr(msr, value)?;
-        }
-        Ok(())
-    }
-
-    /// Returns what [`Symbol::Jumps`] (or `JumpsOn`) leaves in the records,
-    /// newest first, given the address of its first jump.
-    pub fn expected_jumps(&self, first: Symbol, lbr: Geometry) -> Vec<Branch> {
-        self.block.expected_jumps(first, lbr)
-    }
-
     /// Returns how many exits a list of commands causes, host interrupts and
     /// the exit at its end aside. A few more may be counted that the guest
     /// does not cause, see [`EXIT_NOISE`].
@@ -313,28 +324,6 @@ impl Vcpu {
         let before = stats.synchronous_exits()?;
         run(self)?;
         Ok(stats.synchronous_exits()? - before - 1)
-    }
-
-    /// Fails unless reading all LBR registers, many times, causes no exit.
-    pub fn expect_passthrough(&mut self, lbr: Geometry) -> Result<()> {
-        let exits = self.exits_of(&many_reads(lbr))?;
-        ensure!(
-            exits <= EXIT_NOISE,
-            "{exits} exits by reading LBR registers that should be passed through"
-        );
-        Ok(())
-    }
-
-    /// Fails unless each read of an LBR register causes an exit.
-    pub fn expect_intercepted(&mut self, lbr: Geometry) -> Result<()> {
-        let commands = many_reads(lbr);
-        let exits = self.exits_of(&commands)?;
-        ensure!(
-            exits >= commands.len() as u64,
-            "only {exits} exits by {} reads of LBR registers that should be intercepted",
-            commands.len()
-        );
-        Ok(())
     }
 
     /// Opens the vCPU's statistics.

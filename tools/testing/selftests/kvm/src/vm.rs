@@ -7,14 +7,16 @@ use std::sync::Arc;
 use anyhow::{ensure, Context, Result};
 use kvm_bindings::{
     kvm_enable_cap, kvm_regs, kvm_segment, kvm_userspace_memory_region, CpuId,
-    KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, KVM_PMU_CAP_DISABLE,
+    KVM_CAP_PMU_CAPABILITY, KVM_MP_STATE_RUNNABLE, KVM_PMU_CAP_DISABLE,
 };
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::block::Block;
+use crate::cpuid;
 use crate::guest::{self, Symbol};
 use crate::host::Host;
+use crate::msr::{self, Control};
 use crate::vcpu::Vcpu;
 
 /// Where a VM's memory is if the test does not care.
@@ -33,10 +35,14 @@ pub(crate) const L2_IDT: u64 = 0x6000;
 pub(crate) const VMX: u64 = 0x7000;
 pub(crate) const CODE: u64 = 0x1_0000;
 const BLOCKS: u64 = 0x10_0000;
-/// Where SMM begins after reset.
-const SMM: u64 = 0x3_8000;
-/// A slot of the address space that KVM has for SMM.
-const SMM_SLOT: u32 = 1 << 16;
+/// Where SMM is after RESET.
+const SMM_BASE: u64 = 0x3_0000;
+const SMM_HANDLER: u64 = SMM_BASE + 0x8000;
+const SMM_SAVED_LBR_CTL: u64 = 0xff10;
+/// As in guest_arch.S.
+const SMM_REPORT: u64 = 0x3_9000;
+/// KVM's number of the memory slot that vCPUs in SMM have.
+const SMM_ADDRESS_SPACE: u32 = 1 << 16;
 const MAX_VCPUS: u64 = (SIZE - BLOCKS) / guest::BLOCK_SIZE;
 
 /// Where L2 sees the memory: at L1's linear address with this bit changed.
@@ -60,6 +66,7 @@ pub struct Vm {
     memory: Arc<MmapRegion>,
     base: u64,
     cpuid: CpuId,
+    control: Control,
 }
 
 impl Vm {
@@ -78,7 +85,8 @@ impl Vm {
             fd,
             memory,
             base,
-            cpuid: host.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?,
+            cpuid: host.cpuid()?,
+            control: host.control(),
         };
         vm.has_memory(0)?;
         vm.load()?;
@@ -100,10 +108,11 @@ impl Vm {
 
     /// Has the guest come back from SMM, see [`Stop::Smi`](crate::vcpu::Stop::Smi).
     pub fn allow_smm(&self) -> Result<()> {
-        self.has_memory(SMM_SLOT).context("KVM has no SMM")?;
+        self.has_memory(SMM_ADDRESS_SPACE)
+            .context("KVM has no SMM")?;
         self.memory
             .as_volatile_slice()
-            .write_slice(guest::smm_image(), SMM as usize)
+            .write_slice(guest::smm_tell_image(), SMM_HANDLER as usize)
             .context("guest code")
     }
 
@@ -179,19 +188,35 @@ impl Vm {
         Ok(vcpu)
     }
 
+    /// Creates a vCPU that has no LBR.
+    pub fn vcpu_without_lbr(&self, id: u64) -> Result<Vcpu> {
+        let mut cpuid = self.cpuid();
+        cpuid::set_arch_lbr(&mut cpuid, false);
+        let vcpu = self.vcpu_with_cpuid(id, &cpuid)?;
+        let caps = vcpu.get_msr(msr::PERF_CAPABILITIES)?.unwrap_or(0);
+        vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
+        Ok(vcpu)
+    }
+
     /// Creates a vCPU as it comes from KVM, without any CPUID.
     pub fn bare_vcpu(&self, id: u64) -> Result<Vcpu> {
         ensure!(id < MAX_VCPUS, "a VM here has at most {MAX_VCPUS} vCPUs");
         let fd = self.fd.create_vcpu(id).context("KVM_CREATE_VCPU")?;
         let block = BLOCKS + id * guest::BLOCK_SIZE;
         let block = Block::new(Arc::clone(&self.memory), self.base, block);
-        Ok(Vcpu::new(fd, block))
+        Vcpu::new(fd, block, self.control)
     }
 
     /// Gives a bare vCPU its CPUID and puts it at the start of the guest's code.
     pub fn set_up(&self, vcpu: &Vcpu, cpuid: &CpuId) -> Result<()> {
         let fd = vcpu.fd();
         fd.set_cpuid2(cpuid).context("KVM_SET_CPUID2")?;
+        self.restart(vcpu)
+    }
+
+    /// Puts a vCPU at the start of the guest's code.
+    pub fn restart(&self, vcpu: &Vcpu) -> Result<()> {
+        let fd = vcpu.fd();
         let mut sregs = fd.get_sregs()?;
         let data = kvm_segment {
             limit: u32::MAX,
@@ -246,6 +271,41 @@ impl Vm {
         self.fd
             .enable_cap(&cap)
             .context("KVM_ENABLE_CAP of KVM_CAP_PMU_CAPABILITY")
+    }
+
+    /// Lets the guest take SMIs, see [`Vcpu::smi`].
+    pub fn handle_smis(&self) -> Result<()> {
+        let region = kvm_userspace_memory_region {
+            slot: SMM_ADDRESS_SPACE,
+            memory_size: SIZE,
+            userspace_addr: self.memory.as_ptr().addr() as u64,
+            ..Default::default()
+        };
+        // SAFETY: As in `at`.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .context("KVM_SET_USER_MEMORY_REGION of SMM")?;
+        self.memory
+            .as_volatile_slice()
+            .write_slice(guest::smm_image(), SMM_HANDLER as usize)
+            .context("SMI handler")
+    }
+
+    /// Copies another VM's memory, as a migration does.
+    pub fn copy_memory_of(&self, other: &Self) {
+        let memory = other.memory.as_volatile_slice();
+        memory.copy_to_volatile_slice(self.memory.as_volatile_slice());
+    }
+
+    /// Returns how often the SMI handler ran, and IA32_LBR_CTL as it found it.
+    pub fn smm_report(&self) -> Result<(u32, u32)> {
+        let read = |at: u64| self.memory.as_volatile_slice().read_obj(at as usize);
+        Ok((read(SMM_REPORT + 8)?, read(SMM_REPORT)?))
+    }
+
+    /// Returns IA32_LBR_CTL as the state save area of the last SMI has it.
+    pub fn smm_saved_ctl(&self) -> Result<u64> {
+        let at = (SMM_BASE + SMM_SAVED_LBR_CTL) as usize;
+        Ok(self.memory.as_volatile_slice().read_obj(at)?)
     }
 
     /// Lets the guest note #DB, #BP and #PF, see [`Vcpu::note`], instead of

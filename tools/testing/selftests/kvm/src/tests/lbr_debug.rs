@@ -7,7 +7,7 @@ use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB, KVM_GUESTDBG_SIN
 use kvm_selftests::guest::{Command, Symbol, JUMP_STRIDE};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Branch, Geometry, DEBUGCTL_LBR};
+use kvm_selftests::msr::{Branch, Geometry};
 use kvm_selftests::vcpu::{Note, Stop, Vcpu};
 use kvm_selftests::vm::Vm;
 
@@ -28,8 +28,8 @@ fn start(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
 /// What the handlers found, and what was recorded.
 #[derive(Default)]
 struct Found {
-    /// How often DEBUGCTL was not what it should be.
-    debugctl: usize,
+    /// How often the control was not what it should be.
+    control: usize,
     /// How often the newest record was not the one that it should be.
     newest: usize,
     /// One that it was instead.
@@ -50,7 +50,7 @@ impl Found {
             note.vector == expected.vector && note.count == expected.count,
             "the guest noted {note:x?} and not {expected:x?}"
         );
-        self.debugctl += usize::from(note.debugctl != expected.debugctl);
+        self.control += usize::from(note.control != expected.control);
         let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
         if branches[0] != newest {
             self.newest += 1;
@@ -59,13 +59,13 @@ impl Found {
         Ok(())
     }
 
-    fn verdict(&self, debugctl: u64, newest: Branch) -> Result<Verdict> {
+    fn verdict(&self, control: u64, newest: Branch) -> Result<Verdict> {
         let Self { instead, .. } = self;
         ensure!(
-            self.debugctl == 0 && self.newest == 0,
-            "in {} of {ROUNDS} rounds the handler found another DEBUGCTL than {debugctl:#x}, in {} \
+            self.control == 0 && self.newest == 0,
+            "in {} of {ROUNDS} rounds the handler found another control than {control:#x}, in {} \
              another newest record than {newest}{}",
-            self.debugctl,
+            self.control,
             self.newest,
             instead.map_or(String::new(), |branch| format!(", {branch}"))
         );
@@ -81,7 +81,8 @@ fn stops(host: &Host, routine: Symbol, jump: Symbol) -> Result<Verdict> {
         from,
         to: from + JUMP_STRIDE,
     };
-    raised(&mut vcpu, lbr, routine, DB, 0, jump)
+    let stopped = vcpu.control().stopped();
+    raised(&mut vcpu, lbr, routine, DB, stopped, jump)
 }
 
 /// Another exception than #DB.
@@ -97,7 +98,8 @@ fn goes_on(
         from: vcpu.address(at),
         to: vcpu.address(handler),
     };
-    raised(&mut vcpu, lbr, routine, vector, DEBUGCTL_LBR, delivery)
+    let on = vcpu.control().on;
+    raised(&mut vcpu, lbr, routine, vector, on, delivery)
 }
 
 fn raised(
@@ -105,7 +107,7 @@ fn raised(
     lbr: Geometry,
     routine: Symbol,
     vector: u64,
-    debugctl: u64,
+    control: u64,
     newest: Branch,
 ) -> Result<Verdict> {
     let mut found = Found::default();
@@ -113,12 +115,12 @@ fn raised(
         vcpu.call(routine, 0)?;
         let expected = Note {
             vector,
-            debugctl,
+            control,
             count,
         };
         found.add(vcpu, lbr, expected, newest)?;
     }
-    found.verdict(debugctl, newest)
+    found.verdict(control, newest)
 }
 
 /// A #DB that userspace injects, while the guest records.
@@ -133,13 +135,13 @@ fn injected(host: &Host, inject: fn(&Vcpu) -> Result<()>) -> Result<Verdict> {
         ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
         let expected = Note {
             vector: DB,
-            debugctl: 0,
+            control: vcpu.control().stopped(),
             count,
         };
         found.add(&mut vcpu, lbr, expected, newest)?;
         vcpu.debug(0)?;
     }
-    found.verdict(0, newest)
+    found.verdict(vcpu.control().stopped(), newest)
 }
 
 /// A debugger of the host's that steps through the guest: the guest records on.
@@ -156,8 +158,8 @@ fn host_steps(host: &Host) -> Result<Verdict> {
     }
     vcpu.debug(0)?;
     ensure!(
-        vcpu.get_msr(msr::DEBUGCTL)? == Some(DEBUGCTL_LBR),
-        "DEBUGCTL.LBR got lost by the host's steps"
+        vcpu.get_msr(vcpu.control().msr)? == Some(vcpu.control().on),
+        "the guest's recording got lost by the host's steps"
     );
     let branches = vcpu.host_snapshot(lbr)?.branches(lbr);
     ensure!(

@@ -15,28 +15,28 @@ const VALUE: u64 = 5;
 
 /// The registers that are denied, one of each sort.
 fn victims(lbr: Geometry) -> Vec<u32> {
-    let mut all = vec![
-        msr::LBR_SELECT,
-        msr::LBR_TOS,
-        msr::LBR_FROM + 3,
-        msr::LBR_TO + lbr.depth - 1,
-    ];
+    let mut all = match lbr.is_architectural() {
+        true => vec![msr::LBR_CTL, msr::LBR_DEPTH, msr::LER_FROM],
+        false => vec![msr::LBR_SELECT, msr::LBR_TOS],
+    };
+    all.extend([lbr.from() + 3, lbr.to() + lbr.depth - 1]);
     if lbr.has_info() {
-        all.push(msr::LBR_INFO);
+        all.push(lbr.info());
     }
     all
 }
 
 /// Fails unless of the victims exactly the denied accesses fail.
 fn expect(vcpu: &mut Vcpu, lbr: Geometry, denied: Flags) -> Result<()> {
-    for register in lbr.registers() {
+    for register in lbr.passed_through() {
+        let value = lbr.legal(register, VALUE);
         let denied = match victims(lbr).contains(&register) {
             true => denied,
             false => Flags::empty(),
         };
         let outcomes = vcpu.run(&[
             Command::Rdmsr(register),
-            Command::Wrmsr(register, VALUE),
+            Command::Wrmsr(register, value),
             Command::Rdmsr(register),
         ])?;
         let (read, write) = (outcomes[0], outcomes[1]);
@@ -50,8 +50,8 @@ fn expect(vcpu: &mut Vcpu, lbr: Geometry, denied: Flags) -> Result<()> {
         );
         if denied.is_empty() {
             ensure!(
-                outcomes[2] == Ok(VALUE),
-                "MSR {register:#x} reads as {:x?}, not {VALUE}",
+                outcomes[2] == Ok(value),
+                "MSR {register:#x} reads as {:x?}, not {value}",
                 outcomes[2]
             );
         }
@@ -86,7 +86,7 @@ fn while_passed_through(host: &Host, denied: Flags) -> Result<Verdict> {
     // The filter is the guest's, not userspace's.
     for register in victims(lbr) {
         ensure!(
-            vcpu.get_msr(register)? == Some(VALUE),
+            vcpu.get_msr(register)? == Some(lbr.legal(register, VALUE)),
             "userspace cannot read MSR {register:#x}"
         );
     }

@@ -6,7 +6,7 @@ use anyhow::{ensure, Context, Result};
 use kvm_selftests::guest::{self, Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Branch, Geometry};
+use kvm_selftests::msr::{self, Branch, Control, Geometry};
 use kvm_selftests::perf::HostLbr;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -15,10 +15,23 @@ use kvm_selftests::vm::Vm;
 const PERIOD: u64 = 50_000;
 const LVT_FIXED: u64 = guest::PMI_VECTOR as u64;
 
-/// Has the guest take branches until a PMI with this DEBUGCTL and LVTPC.
-fn take_pmi(vcpu: &mut Vcpu, debugctl: u64, lvtpc: u64) -> Result<()> {
-    let arg = u32::try_from(debugctl).context("DEBUGCTL of more than 32 bits")?;
+/// The guest records, and asks for the freeze or not.
+fn setting(vcpu: &Vcpu, freeze: bool) -> [(u32, u64); 2] {
+    let Control { msr, on } = vcpu.control();
+    let freeze = u64::from(freeze) * msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    match msr {
+        msr::DEBUGCTL => [(msr::DEBUGCTL, freeze), (msr, on | freeze)],
+        _ => [(msr::DEBUGCTL, freeze), (msr, on)],
+    }
+}
+
+/// Has the guest take branches until a PMI with this LVTPC; returns what switches
+/// recording as it was before.
+fn take_pmi(vcpu: &mut Vcpu, freeze: bool, lvtpc: u64) -> Result<u64> {
+    let [debugctl, (_, control)] = setting(vcpu, freeze);
+    let arg = u32::try_from(control).context("a control of more than 32 bits")?;
     for (msr, value) in [
+        debugctl,
         (msr::GLOBAL_CTRL, 0),
         (msr::X2APIC_SVR, 0x1ff),
         (msr::X2APIC_LVTPC, lvtpc),
@@ -29,7 +42,7 @@ fn take_pmi(vcpu: &mut Vcpu, debugctl: u64, lvtpc: u64) -> Result<()> {
     }
     let count = vcpu.call(Symbol::WaitPmi, arg)?;
     ensure!(count == 1, "{count} PMIs arrived, not one");
-    Ok(())
+    Ok(control)
 }
 
 fn version(vm: &Vm) -> u32 {
@@ -75,13 +88,12 @@ fn freezes(host: &Host, lvtpc: u64) -> Result<Verdict> {
         return skip(format!("perfmon version {version} has no legacy freeze"));
     }
     let mut vcpu = vm.vcpu(0)?;
-    let frozen = msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
     for round in 0..3 {
-        take_pmi(&mut vcpu, msr::DEBUGCTL_LBR | frozen, lvtpc)?;
-        let found = vcpu.debugctl_at_pmi()?;
+        let frozen = take_pmi(&mut vcpu, true, lvtpc)? & !msr::RECORD;
+        let found = vcpu.control_at_pmi()?;
         ensure!(
             found == frozen,
-            "DEBUGCTL is {found:#x} in the PMI handler, not {frozen:#x}, round {round}"
+            "the control is {found:#x} in the PMI handler, not {frozen:#x}, round {round}"
         );
         let places = places(&mut vcpu, lbr)?;
         ensure!(
@@ -96,11 +108,11 @@ fn goes_on(host: &Host, lvtpc: u64) -> Result<Verdict> {
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
     let mut vcpu = vm.vcpu(0)?;
-    take_pmi(&mut vcpu, msr::DEBUGCTL_LBR, lvtpc)?;
-    let found = vcpu.debugctl_at_pmi()?;
+    let control = take_pmi(&mut vcpu, false, lvtpc)?;
+    let found = vcpu.control_at_pmi()?;
     ensure!(
-        found == msr::DEBUGCTL_LBR,
-        "DEBUGCTL is {found:#x} in the PMI handler though freeze is off"
+        found == control,
+        "the control is {found:#x} in the PMI handler though freeze is off"
     );
     let places = places(&mut vcpu, lbr)?;
     ensure!(
@@ -118,17 +130,18 @@ fn not_by_host(host: &Host) -> Result<Verdict> {
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
     let mut vcpu = vm.vcpu(0)?;
-    let debugctl = msr::DEBUGCTL_LBR | msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    let [debugctl, (control, on)] = setting(&vcpu, true);
+    vcpu.wrmsr(debugctl.0, debugctl.1)??;
     let mut event = HostLbr::of_guests(cpu, 5_003)?;
     let (mut lost, mut partial, mut samples) = (0, 0, 0);
     for _ in 0..ROUNDS {
         let outcomes = vcpu.run(&[
-            Command::Wrmsr(msr::DEBUGCTL, debugctl),
+            Command::Wrmsr(control, on),
             Command::Call(Symbol::Spin, 5_000),
-            Command::Rdmsr(msr::DEBUGCTL),
-            Command::Wrmsr(msr::DEBUGCTL, 0),
+            Command::Rdmsr(control),
+            Command::Wrmsr(control, 0),
         ])?;
-        lost += usize::from(outcomes[2]? != debugctl);
+        lost += usize::from(outcomes[2]? != on);
         let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
         let own = |branch: &Branch| vcpu.owns(branch.from) && vcpu.owns(branch.to);
         partial += usize::from(!branches.iter().all(own));
@@ -143,7 +156,7 @@ fn not_by_host(host: &Host) -> Result<Verdict> {
     );
     ensure!(
         lost == 0,
-        "in {lost} of {ROUNDS} rounds DEBUGCTL is not {debugctl:#x} any more"
+        "in {lost} of {ROUNDS} rounds the control is not {on:#x} any more"
     );
     ensure!(
         partial == 0,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! IA32_DEBUGCTL.LBR of the host is set behind perf's back, as by firmware: the
+//! IA32_DEBUGCTL.LBR or IA32_LBR_CTL of the host is set behind perf's back, as by firmware: the
 //! guest's records hold no branch of the host all the same.
 
 use anyhow::{anyhow, ensure, Result};
@@ -53,10 +53,10 @@ fn expect_none([all, kernel, user]: [usize; 3]) -> Result<()> {
     Ok(())
 }
 
-/// The bit is set before the guest uses the LBR for the first time.
+/// It is set before the guest uses the LBR for the first time.
 fn before_use(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
-    let records = HostRecords::start(cpu)?;
+    let records = HostRecords::start(cpu, lbr)?;
     let mut sum = [0; 3];
     for _ in 0..3 {
         vcpu.call(Symbol::Jumps, 0)?;
@@ -83,12 +83,12 @@ fn expect_records(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
     Ok(())
 }
 
-/// The bit is set while the guest's records are in the hardware.
+/// It is set while the guest's records are in the hardware.
 fn between_runs(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     expect_records(&mut vcpu, lbr)?;
     vcpu.expect_passthrough(lbr)?;
-    let records = HostRecords::start(cpu)?;
+    let records = HostRecords::start(cpu, lbr)?;
     take_branches();
     let found = read(&mut vcpu, lbr)?;
     let later = read(&mut vcpu, lbr)?;
@@ -99,7 +99,7 @@ fn between_runs(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-/// The bit is set and cleared again while the vCPU's thread is scheduled out.
+/// It is set and cleared again while the vCPU's thread is scheduled out.
 fn while_scheduled_out(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     expect_records(&mut vcpu, lbr)?;
@@ -107,7 +107,7 @@ fn while_scheduled_out(host: &Host) -> Result<Verdict> {
     let before = vcpu.guest_snapshot(lbr)?;
     let other = std::thread::spawn(move || {
         pin_to(cpu)?;
-        let records = HostRecords::start(cpu)?;
+        let records = HostRecords::start(cpu, lbr)?;
         take_branches();
         drop(records);
         Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A VM whose vCPU has no LBR, and whose VMM sets DEBUGCTL.LBR all the same,
+//! A VM whose vCPU has no LBR, and whose VMM and guest switch recording on all the same,
 //! leaves no branch in the records of another VM.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host, Provider};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::module;
-use kvm_selftests::msr::{self, LBR_FMT};
+use kvm_selftests::msr::{DEBUGCTL, DEBUGCTL_LBR, LBR_CTL, LBR_CTL_ON};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::{Vm, SIZE};
@@ -23,8 +23,10 @@ const WITH: u64 = 0x2000_0000_0000;
 const ROUNDS: usize = 100;
 /// How long it works between recording and reading: about a time slice.
 const WORK: u32 = 120_000;
+/// How recording is switched on, on a CPU with or without architectural LBR.
+const SWITCHES: [(u32, u64); 2] = [(DEBUGCTL, DEBUGCTL_LBR), (LBR_CTL, LBR_CTL_ON)];
 
-/// A VM without LBR, DEBUGCTL.LBR set, which takes branches until it is ended.
+/// A VM without LBR, recording switched on, which takes branches until it is ended.
 struct Neighbour {
     _vm: Vm,
     _thread: VcpuThread,
@@ -39,6 +41,8 @@ impl Neighbour {
         let thread = VcpuThread::start(vcpu, cpu)?;
         let runs = thread.spawn(move |vcpu| {
             let mut runs = 0;
+            // Ignored or #GP.
+            let _ = vcpu.run(&SWITCHES.map(|(msr, on)| Command::Wrmsr(msr, on)))?;
             while !theirs.load(Ordering::Relaxed) {
                 vcpu.call(Symbol::Spin, 10_000)?;
                 runs += 1;
@@ -71,10 +75,13 @@ impl Drop for Neighbour {
 }
 
 fn without_lbr(vm: &Vm) -> Result<Vcpu> {
-    let vcpu = vm.vcpu(0)?;
-    let caps = vcpu.get_msr(msr::PERF_CAPABILITIES)?.unwrap_or(0);
-    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !LBR_FMT)?;
-    vcpu.must_set_msr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)?;
+    let vcpu = vm.vcpu_without_lbr(0)?;
+    let [(debugctl, lbr), (ctl, on)] = SWITCHES;
+    vcpu.must_set_msr(debugctl, lbr)?;
+    ensure!(
+        !vcpu.set_msr(ctl, on)?,
+        "userspace writes IA32_LBR_CTL of a vCPU without LBR"
+    );
     Ok(vcpu)
 }
 
@@ -87,13 +94,13 @@ fn read_beside(host: &Host, without: Vm, vcpu: Vcpu) -> Result<Verdict> {
     let mut reader = vm.vcpu(0)?;
     let neighbour = Neighbour::start(without, vcpu, cpu)?;
     let mut commands = vec![
-        Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
+        reader.on(),
         Command::Call(Symbol::Spin, 10),
-        Command::Wrmsr(msr::DEBUGCTL, 0),
+        reader.off(),
         Command::Call(Symbol::Spin, WORK),
     ];
     let work = commands.len();
-    commands.extend((0..lbr.depth).map(|index| Command::Rdmsr(msr::LBR_FROM + index)));
+    commands.extend((0..lbr.depth).map(|index| Command::Rdmsr(lbr.from() + index)));
 
     let (mut theirs, mut most, mut rounds) = (0, 0, 0);
     for _ in 0..ROUNDS {

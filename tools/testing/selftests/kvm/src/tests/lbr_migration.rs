@@ -9,9 +9,9 @@ use kvm_selftests::msr::{self, Snapshot};
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
-/// LBR_SELECT: suppress branches that end in ring 0, i.e. all of the guest's.
+/// As LBR_SELECT has it: suppress branches that end in ring 0, i.e. all of the guest's.
 const CPL_EQ_0: u64 = 1 << 0;
-/// LBR_SELECT: suppress indirect jumps, of which the guest's routines take none.
+/// Suppress indirect jumps, of which the guest's routines take none.
 const NO_INDIRECT_JUMPS: u64 = 1 << 6;
 
 /// The order in which MSRs are restored.
@@ -29,7 +29,7 @@ fn index_list(host: &Host) -> Result<Vec<u32>> {
 fn listed(host: &Host) -> Result<Verdict> {
     let list = index_list(host)?;
     let lbr = host.lbr()?;
-    let mut all = lbr.registers();
+    let mut all = lbr.passed_through();
     all.push(msr::DEBUGCTL);
     for register in &all {
         let times = list.iter().filter(|msr| *msr == register).count();
@@ -38,7 +38,7 @@ fn listed(host: &Host) -> Result<Verdict> {
             "MSR {register:#x} is {times} times in KVM's list of MSRs to save"
         );
     }
-    for base in [msr::LBR_FROM, msr::LBR_TO, msr::LBR_INFO] {
+    for base in [lbr.from(), lbr.to(), lbr.info()] {
         for beyond in (base..base + 32).filter(|msr| !all.contains(msr)) {
             ensure!(
                 !list.contains(&beyond),
@@ -54,10 +54,9 @@ fn listed(host: &Host) -> Result<Verdict> {
 fn without_lbr(host: &Host) -> Result<Verdict> {
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
-    let vcpu = vm.vcpu(0)?;
+    let vcpu = vm.vcpu_without_lbr(0)?;
     let caps = host.perf_capabilities()?;
-    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
-    for register in lbr.registers() {
+    for register in lbr.passed_through() {
         let value = vcpu.get_msr(register)?;
         ensure!(
             value == Some(0),
@@ -68,13 +67,13 @@ fn without_lbr(host: &Host) -> Result<Verdict> {
             "KVM_SET_MSRS refuses 0 for MSR {register:#x} without LBR"
         );
         ensure!(
-            !vcpu.set_msr(register, 1)?,
-            "KVM_SET_MSRS accepts 1 for MSR {register:#x} without LBR"
+            !vcpu.set_msr(register, lbr.legal(register, 1))?,
+            "KVM_SET_MSRS accepts another value for MSR {register:#x} without LBR"
         );
     }
     let saved = save(host, &vcpu)?;
     let other = Vm::new(host)?;
-    let restored = restore(other.vcpu(0)?, saved)?;
+    let restored = restore(other.vcpu_without_lbr(0)?, saved)?;
     ensure!(
         restored.get_msr(msr::PERF_CAPABILITIES)? == Some(caps & !msr::LBR_FMT),
         "the restored vCPU has LBR"
@@ -109,32 +108,38 @@ fn restore(vcpu: Vcpu, saved: Vec<(u32, u64)>) -> Result<Vcpu> {
         .unwrap_or_else(|_| Err(anyhow!("the restoring thread died")))
 }
 
-/// The guest's view: all LBR registers and DEBUGCTL.
-fn view(vcpu: &mut Vcpu, host: &Host) -> Result<(Snapshot, u64)> {
+/// The guest's view: the LBR registers, what switches recording, and DEBUGCTL.
+fn view(vcpu: &mut Vcpu, host: &Host) -> Result<(Snapshot, [u64; 2])> {
     let lbr = host.lbr()?;
     let commands: Vec<_> = lbr
         .registers()
         .into_iter()
-        .chain([msr::DEBUGCTL])
+        .chain([vcpu.control().msr, msr::DEBUGCTL])
         .map(Command::Rdmsr)
         .collect();
     let values: Vec<u64> = vcpu.run(&commands)?.into_iter().collect::<Result<_, _>>()?;
-    let (debugctl, registers) = values.split_last().context("no registers")?;
+    let (registers, controls) = values.split_last_chunk().context("no registers")?;
     Ok((
-        Snapshot::new(registers).context("no LBR registers")?,
-        *debugctl,
+        Snapshot::new(lbr, registers).context("no LBR registers")?,
+        *controls,
     ))
 }
 
 /// Saved from one VM and restored into another, a guest finds all as it left it.
-fn move_to_new_vm(host: &Host, order: Order, select: u64, debugctl: u64) -> Result<Verdict> {
+fn move_to_new_vm(host: &Host, order: Order, select: u64, recording: bool) -> Result<Verdict> {
     pin_to(host.cpu()?)?;
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
     let mut vcpu = vm.vcpu(0)?;
     vcpu.call(Symbol::Jumps, 0)?;
-    vcpu.wrmsr(msr::LBR_SELECT, select)??;
-    vcpu.wrmsr(msr::DEBUGCTL, debugctl)??;
+    vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI)??;
+    vcpu.suppress(lbr, select)?;
+    let control = vcpu.control();
+    if recording {
+        vcpu.record(true)?;
+    } else if lbr.is_architectural() {
+        vcpu.wrmsr(control.msr, control.stopped())??;
+    }
     let before = view(&mut vcpu, host)?;
     ensure!(
         before.0.branches(lbr) == vcpu.expected_jumps(Symbol::JumpsFirst, lbr),
@@ -155,13 +160,13 @@ fn move_to_new_vm(host: &Host, order: Order, select: u64, debugctl: u64) -> Resu
     let after = view(&mut vcpu, host)?;
     before.0.expect_same(&after.0, lbr)?;
     ensure!(
-        before.1 == after.1 && vcpu.get_msr(msr::DEBUGCTL)? == Some(before.1),
-        "DEBUGCTL is {:#x} and not {:#x}",
+        before.1 == after.1 && vcpu.get_msr(msr::DEBUGCTL)? == Some(before.1[1]),
+        "the control and DEBUGCTL are {:x?} and not {:x?}",
         after.1,
         before.1
     );
     // And the guest goes on.
-    vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+    vcpu.suppress(lbr, 0)?;
     vcpu.call(Symbol::Jumps, 0)?;
     ensure!(
         vcpu.guest_snapshot(lbr)?.branches(lbr) == vcpu.expected_jumps(Symbol::JumpsFirst, lbr),
@@ -179,9 +184,10 @@ pub(crate) fn suite() -> Suite {
         .builtin_fails(UNLISTED)
         .case("without_lbr", without_lbr)
         .builtin_fails("there are no such MSRs then");
-    let stopped = (NO_INDIRECT_JUMPS, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI);
-    let on = (CPL_EQ_0, msr::DEBUGCTL_LBR);
-    for (name, (select, debugctl)) in [("stopped", stopped), ("recording", on)] {
+    for (name, select, recording) in [
+        ("stopped", NO_INDIRECT_JUMPS, false),
+        ("recording", CPL_EQ_0, true),
+    ] {
         for (suffix, order) in [
             ("in_list_order", Order::List),
             ("by_number", Order::Number),
@@ -189,7 +195,7 @@ pub(crate) fn suite() -> Suite {
         ] {
             suite
                 .case(format!("{name}_{suffix}"), move |host| {
-                    move_to_new_vm(host, order, select, debugctl)
+                    move_to_new_vm(host, order, select, recording)
                 })
                 .builtin_fails(UNLISTED);
         }

@@ -3,10 +3,11 @@
 //! read back exactly.
 
 use anyhow::{ensure, Result};
+use kvm_selftests::cpuid;
 use kvm_selftests::guest::{Command, GP};
 use kvm_selftests::host::Host;
-use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::msr::{self, Control, Geometry, Snapshot};
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -19,40 +20,43 @@ struct Refused {
 }
 
 const ALL: fn(Geometry) -> bool = |_| true;
-const INFO: fn(Geometry) -> bool = Geometry::has_info;
-/// With 32 records the next number is IA32_TSC_DEADLINE.
-const TO_ENDS: fn(Geometry) -> bool = |lbr| lbr.depth < 32;
+const LEGACY: fn(Geometry) -> bool = |lbr| !lbr.is_architectural();
+const ARCH: fn(Geometry) -> bool = Geometry::is_architectural;
+/// Undefined bits of the architectural INFO registers may be written.
+const INFO: fn(Geometry) -> bool = |lbr| lbr.has_info() && !lbr.is_architectural();
+/// With 32 legacy records the next number is IA32_TSC_DEADLINE.
+const TO_ENDS: fn(Geometry) -> bool = |lbr| lbr.depth < 32 || lbr.is_architectural();
 /// FROM has no flags in its upper bits, so it must be canonical.
 const PLAIN_FROM: fn(Geometry) -> bool = |lbr| !matches!(lbr.format, 3 | 4 | 6);
 
 const REFUSED: &[Refused] = &[
-    row("select_bit_10", |_| msr::LBR_SELECT, |_| 1 << 10, ALL),
-    row("select_bit_31", |_| msr::LBR_SELECT, |_| 1 << 31, ALL),
-    row("select_bit_63", |_| msr::LBR_SELECT, |_| 1 << 63, ALL),
+    row("select_bit_10", |_| msr::LBR_SELECT, |_| 1 << 10, LEGACY),
+    row("select_bit_31", |_| msr::LBR_SELECT, |_| 1 << 31, LEGACY),
+    row("select_bit_63", |_| msr::LBR_SELECT, |_| 1 << 63, LEGACY),
     row(
         "tos_is_depth",
         |_| msr::LBR_TOS,
         |lbr| u64::from(lbr.depth),
-        ALL,
+        LEGACY,
     ),
-    row("tos_bit_63", |_| msr::LBR_TOS, |_| 1 << 63, ALL),
+    row("tos_bit_63", |_| msr::LBR_TOS, |_| 1 << 63, LEGACY),
     row(
-        "from_noncanonical",
+        "from_bit_47",
         |_| msr::LBR_FROM,
         |_| 1 << 47,
-        PLAIN_FROM,
+        |lbr| PLAIN_FROM(lbr) && LEGACY(lbr),
     ),
     row(
         "from_last_noncanonical",
-        |lbr| msr::LBR_FROM + lbr.depth - 1,
+        |lbr| lbr.from() + lbr.depth - 1,
         |_| 0x8000_0000_0000_0000,
         PLAIN_FROM,
     ),
-    row("to_noncanonical", |_| msr::LBR_TO, |_| 1 << 62, ALL),
+    row("to_noncanonical", Geometry::to, |_| 1 << 62, ALL),
     row(
         "to_last_noncanonical",
-        |lbr| msr::LBR_TO + lbr.depth - 1,
-        |_| 0xffff_0000_0000_0000,
+        |lbr| lbr.to() + lbr.depth - 1,
+        |_| 0xfeff_0000_0000_0000,
         ALL,
     ),
     row("info_bit_16", |_| msr::LBR_INFO, |_| 1 << 16, INFO),
@@ -63,6 +67,24 @@ const REFUSED: &[Refused] = &[
         |_| 1 << 32,
         INFO,
     ),
+    row("from_noncanonical", Geometry::from, |_| 1 << 62, PLAIN_FROM),
+    row(
+        "ler_from_noncanonical",
+        |_| msr::LER_FROM,
+        |_| 1 << 62,
+        ARCH,
+    ),
+    row("ler_to_noncanonical", |_| msr::LER_TO, |_| 1 << 62, ARCH),
+    row("ctl_bit_4", |_| msr::LBR_CTL, |_| 1 << 4, ARCH),
+    row("ctl_bit_15", |_| msr::LBR_CTL, |_| 1 << 15 | 1, ARCH),
+    row("ctl_bit_23", |_| msr::LBR_CTL, |_| 1 << 23 | 1, ARCH),
+    row("ctl_bit_32", |_| msr::LBR_CTL, |_| 1 << 32 | 1, ARCH),
+    row("ctl_bit_63", |_| msr::LBR_CTL, |_| 1 << 63, ARCH),
+    row("depth_0", |_| msr::LBR_DEPTH, |_| 0, ARCH),
+    row("depth_1", |_| msr::LBR_DEPTH, |_| 1, ARCH),
+    row("depth_31", |_| msr::LBR_DEPTH, |_| 31, ARCH),
+    row("depth_64", |_| msr::LBR_DEPTH, |_| 64, ARCH),
+    row("depth_bit_32", |_| msr::LBR_DEPTH, |_| 1 << 32 | 8, ARCH),
     row("debugctl_bit_6", |_| msr::DEBUGCTL, |_| 1 << 6, ALL),
     row("debugctl_bit_7", |_| msr::DEBUGCTL, |_| 1 << 7 | 1, ALL),
     row("debugctl_bit_12", |_| msr::DEBUGCTL, |_| 1 << 12 | 1, ALL),
@@ -87,25 +109,25 @@ const fn row(
 /// A register behind the last record.
 struct Beyond {
     name: &'static str,
-    base: u32,
+    base: fn(Geometry) -> u32,
     only: fn(Geometry) -> bool,
 }
 
 const BEYOND: &[Beyond] = &[
     Beyond {
         name: "from",
-        base: msr::LBR_FROM,
+        base: Geometry::from,
         only: ALL,
     },
     Beyond {
         name: "to",
-        base: msr::LBR_TO,
+        base: Geometry::to,
         only: TO_ENDS,
     },
     Beyond {
         name: "info",
-        base: msr::LBR_INFO,
-        only: INFO,
+        base: Geometry::info,
+        only: Geometry::has_info,
     },
 ];
 
@@ -116,24 +138,12 @@ fn vcpu(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
     Ok((vm, vcpu, lbr))
 }
 
-fn format_zero_turns_off(host: &Host) -> Result<Verdict> {
-    let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    let caps = host.perf_capabilities()?;
-    vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps & !msr::LBR_FMT)?;
-    for register in lbr.registers() {
-        ensure!(
-            vcpu.rdmsr(register)? == Err(GP),
-            "the guest reads MSR {register:#x} without LBR"
-        );
-        ensure!(
-            vcpu.wrmsr(register, 1)? == Err(GP),
-            "the guest writes MSR {register:#x} without LBR"
-        );
-        ensure!(
-            !vcpu.set_msr(register, 1)?,
-            "userspace writes MSR {register:#x} without LBR"
-        );
-    }
+/// A vCPU whose LBR_FMT is 0, or that has no CPUID bit of architectural LBR.
+fn turned_off(host: &Host) -> Result<Verdict> {
+    let lbr = host.lbr()?;
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.vcpu_without_lbr(0)?;
+    vcpu.expect_no_lbr(lbr)?;
     // Dropped, as for every feature that the vCPU lacks.
     vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
     ensure!(
@@ -152,12 +162,7 @@ fn format_host_turns_on(host: &Host) -> Result<Verdict> {
         vcpu.rdmsr(msr::PERF_CAPABILITIES)?? & msr::LBR_FMT == lbr.format,
         "the guest sees another format"
     );
-    for register in lbr.registers() {
-        ensure!(
-            vcpu.rdmsr(register)? == Ok(0),
-            "MSR {register:#x} is not 0 in a new guest"
-        );
-    }
+    Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     PASS
 }
 
@@ -177,11 +182,7 @@ fn other_model(host: &Host) -> Result<Verdict> {
     let lbr = host.lbr()?;
     let vm = Vm::new(host)?;
     let mut cpuid = vm.cpuid();
-    for entry in cpuid.as_mut_slice() {
-        if entry.function == 1 {
-            entry.eax ^= 0x10;
-        }
-    }
+    cpuid::change(&mut cpuid, 1, 0, |leaf| leaf.eax ^= 0x10);
     let mut vcpu = vm.vcpu_with_cpuid(0, &cpuid)?;
     ensure!(
         !vcpu.set_msr(msr::PERF_CAPABILITIES, host.perf_capabilities()?)?,
@@ -204,9 +205,6 @@ fn other_model(host: &Host) -> Result<Verdict> {
 /// As the first access, or when the registers are passed through.
 fn refused_for_guest(host: &Host, row: &Refused, passed_through: bool) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    if !(row.only)(lbr) {
-        return skip(format!("format {} has no such rule", lbr.format));
-    }
     let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
     if passed_through {
         vcpu.guest_snapshot(lbr)?;
@@ -218,18 +216,19 @@ fn refused_for_guest(host: &Host, row: &Refused, passed_through: bool) -> Result
         "WRMSR {register:#x} of {value:#x} gave {:x?}",
         outcomes[0]
     );
-    ensure!(outcomes[1] == Ok(0), "the refused value was kept");
+    let before = match register {
+        msr::LBR_DEPTH => lbr.depth.into(),
+        _ => 0,
+    };
+    ensure!(outcomes[1] == Ok(before), "the refused value was kept");
     PASS
 }
 
 fn refused_for_userspace(host: &Host, row: &Refused, after_run: bool) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    if !(row.only)(lbr) {
-        return skip(format!("format {} has no such rule", lbr.format));
-    }
     let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
     if after_run {
-        vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+        vcpu.record(true)?;
     }
     let before = vcpu.get_msr(register)?;
     ensure!(
@@ -245,11 +244,8 @@ fn refused_for_userspace(host: &Host, row: &Refused, after_run: bool) -> Result<
 
 fn beyond_depth(host: &Host, row: &Beyond) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    if !(row.only)(lbr) {
-        return skip("the number behind the last record is another register's");
-    }
-    let register = row.base + lbr.depth;
-    vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    let register = (row.base)(lbr) + lbr.depth;
+    vcpu.record(true)?;
     ensure!(
         vcpu.rdmsr(register - 1)?.is_ok(),
         "the guest cannot read the last register {:#x}",
@@ -285,8 +281,10 @@ fn set_before_capabilities(host: &Host) -> Result<Verdict> {
     let (_vm, vcpu, lbr) = vcpu(host)?;
     let written = Snapshot::pattern(lbr, 1);
     vcpu.set_snapshot(lbr, &written)?;
-    let debugctl = msr::DEBUGCTL_LBR | msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
-    vcpu.must_set_msr(msr::DEBUGCTL, debugctl)?;
+    let Control { msr: control, on } = vcpu.control();
+    vcpu.must_set_msr(msr::DEBUGCTL, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI)?;
+    vcpu.must_set_msr(control, on)?;
+    let debugctl = vcpu.get_msr(msr::DEBUGCTL)?;
     let caps = host.perf_capabilities()? & !msr::PERF_CAP_FW_WRITES;
     vcpu.must_set_msr(msr::PERF_CAPABILITIES, caps)?;
     ensure!(
@@ -294,8 +292,8 @@ fn set_before_capabilities(host: &Host) -> Result<Verdict> {
         "IA32_PERF_CAPABILITIES did not change"
     );
     ensure!(
-        vcpu.get_msr(msr::DEBUGCTL)? == Some(debugctl),
-        "DEBUGCTL got lost"
+        vcpu.get_msr(control)? == Some(on) && vcpu.get_msr(msr::DEBUGCTL)? == debugctl,
+        "DEBUGCTL or the control got lost"
     );
     written.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     PASS
@@ -322,22 +320,28 @@ fn guest_writes_userspace_reads(host: &Host) -> Result<Verdict> {
     PASS
 }
 
-fn debugctl_round_trip(host: &Host) -> Result<Verdict> {
-    let (_vm, mut vcpu, _) = vcpu(host)?;
-    let both = msr::DEBUGCTL_LBR | msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
-    for value in [both, msr::DEBUGCTL_LBR, msr::DEBUGCTL_FREEZE_LBRS_ON_PMI, 0] {
-        vcpu.must_set_msr(msr::DEBUGCTL, value)?;
+/// What switches recording keeps what was written, with recording on and off.
+fn control_round_trip(host: &Host) -> Result<Verdict> {
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let register = vcpu.control().msr;
+    let other = match lbr.is_architectural() {
+        true => vcpu.control().stopped(),
+        false => msr::DEBUGCTL_FREEZE_LBRS_ON_PMI,
+    };
+    let both = msr::RECORD | other;
+    for value in [both, msr::RECORD, other, 0] {
+        vcpu.must_set_msr(register, value)?;
         ensure!(
-            vcpu.get_msr(msr::DEBUGCTL)? == Some(value),
+            vcpu.get_msr(register)? == Some(value),
             "KVM_GET_MSRS does not return {value:#x}"
         );
         ensure!(
-            vcpu.rdmsr(msr::DEBUGCTL)? == Ok(value),
+            vcpu.rdmsr(register)? == Ok(value),
             "the guest does not read {value:#x}"
         );
-        vcpu.wrmsr(msr::DEBUGCTL, value ^ both)??;
+        vcpu.wrmsr(register, value ^ both)??;
         ensure!(
-            vcpu.get_msr(msr::DEBUGCTL)? == Some(value ^ both),
+            vcpu.get_msr(register)? == Some(value ^ both),
             "KVM_GET_MSRS does not return what the guest wrote"
         );
     }
@@ -346,6 +350,8 @@ fn debugctl_round_trip(host: &Host) -> Result<Verdict> {
 
 fn empty_at_first(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    let control = vcpu.get_msr(vcpu.control().msr)?;
+    ensure!(control == Some(0), "the control is {control:x?}");
     Snapshot::empty(lbr).expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     PASS
@@ -358,15 +364,18 @@ pub(crate) fn suite() -> Suite {
     const TOS: &str = "LBR_TOS keeps what somebody else left";
     let mut suite = Suite::new();
     suite
-        .case("format_zero_turns_off", format_zero_turns_off)
+        .case("turned_off", turned_off)
         .case("format_host_turns_on", format_host_turns_on)
         .builtin_fails(TOS)
         .case("other_formats_refused", other_formats)
-        .case("other_model_refused", other_model);
+        .case("other_model_refused", other_model)
+        .only(LEGACY);
     for row in BEYOND {
-        suite.case(format!("beyond_depth_{}", row.name), |host| {
-            beyond_depth(host, row)
-        });
+        suite
+            .case(format!("beyond_depth_{}", row.name), |host| {
+                beyond_depth(host, row)
+            })
+            .only(row.only);
     }
     for row in REFUSED {
         suite
@@ -374,18 +383,22 @@ pub(crate) fn suite() -> Suite {
                 refused_for_guest(host, row, false)
             })
             .builtin_fails(UNCHECKED)
+            .only(row.only)
             .case(format!("guest_passed_through_{}", row.name), |host| {
                 refused_for_guest(host, row, true)
             })
             .builtin_fails(UNCHECKED)
+            .only(row.only)
             .case(format!("userspace_{}", row.name), |host| {
                 refused_for_userspace(host, row, false)
             })
             .builtin_fails(UNCHECKED)
+            .only(row.only)
             .case(format!("userspace_after_run_{}", row.name), |host| {
                 refused_for_userspace(host, row, true)
             })
-            .builtin_fails(UNCHECKED);
+            .builtin_fails(UNCHECKED)
+            .only(row.only);
     }
     suite
         .case("empty_at_first", empty_at_first)
@@ -398,6 +411,6 @@ pub(crate) fn suite() -> Suite {
         .builtin_fails(LOST)
         .case("guest_writes_userspace_reads", guest_writes_userspace_reads)
         .builtin_fails(LOST)
-        .case("debugctl_round_trip", debugctl_round_trip);
+        .case("control_round_trip", control_round_trip);
     suite
 }

@@ -24,6 +24,9 @@ const SLICES: Command = Command::Call(Symbol::Spin, 1_000_000);
 /// How often to try.
 const ROUNDS: usize = 10;
 
+/// What is tested is IA32_DEBUGCTL, by which L2 records.
+const LEGACY: fn(Geometry) -> bool = |lbr| !lbr.is_architectural();
+
 struct Setup {
     vm: Vm,
     vcpu: Vcpu,
@@ -69,7 +72,7 @@ impl Setup {
             .map(Command::Rdmsr)
             .collect();
         let values: Result<Vec<u64>, _> = self.run(&reads)?.into_iter().collect();
-        Snapshot::new(&values?).ok_or_else(|| anyhow::anyhow!("no LBR registers"))
+        Snapshot::new(self.lbr, &values?).ok_or_else(|| anyhow::anyhow!("no LBR registers"))
     }
 
     /// Fails unless L2 and userspace find these registers.
@@ -183,7 +186,7 @@ fn smi(host: &Host) -> Result<Verdict> {
         // With this LBR_SELECT nothing in ring 0 is recorded.
         setup.run(&[
             Command::Wrmsr(DEBUGCTL, 0),
-            Command::Wrmsr(LBR_SELECT, before.select),
+            Command::Wrmsr(LBR_SELECT, before.values()[0]),
         ])?;
         setup.expect(&before)?;
     }
@@ -215,7 +218,7 @@ fn refused_state(host: &Host) -> Result<Verdict> {
     let outcome = setup.vcpu.rdmsr(DEBUGCTL)?;
     ensure!(outcome == Ok(LBR), "L1 reads DEBUGCTL as {outcome:x?}");
     setup.vcpu.wrmsr(DEBUGCTL, 0)??;
-    setup.vcpu.wrmsr(LBR_SELECT, before.select)??;
+    setup.vcpu.wrmsr(LBR_SELECT, before.values()[0])??;
     before.expect_same(&setup.vcpu.guest_snapshot(setup.lbr)?, setup.lbr)?;
     let stop = setup.vcpu.start(&[Command::Call(Symbol::JumpsOn, 0)])?;
     ensure!(stop == Stop::Yield, "L1 stopped: {stop:?}");
@@ -278,9 +281,10 @@ fn passthrough(host: &Host) -> Result<Verdict> {
     let mut setup = Setup::new(host)?;
     let reads = many_reads(setup.lbr).len() as u64;
     let lbr = setup.lbr;
-    setup.vcpu.guest_snapshot(lbr)?;
-    setup.vcpu.expect_passthrough(lbr)?;
     for intercept in [false, true, false] {
+        // L1 uses the LBR.  If it were released meanwhile, L1 would have to enter L2 anew.
+        setup.vcpu.guest_snapshot(lbr)?;
+        setup.vcpu.expect_passthrough(lbr)?;
         setup.nested.intercept_lbr(&setup.vm, lbr, intercept)?;
         setup.run(&[])?;
         let (exits, to_l1) = setup.read_exits()?;
@@ -399,18 +403,28 @@ pub(crate) fn suite() -> Suite {
         ("save", false, true),
         ("neither", false, false),
     ] {
-        suite.case(format!("debugctl_{name}"), move |host| {
-            controls(host, DebugControls { load, save })
-        });
+        suite
+            .case(format!("debugctl_{name}"), move |host| {
+                controls(host, DebugControls { load, save })
+            })
+            .only(LEGACY);
     }
     suite
         .case("saves_what_became_of_it", saves_what_became_of_it)
+        .only(LEGACY)
         .case("smi", smi)
+        .only(LEGACY)
         .case("refused_state", refused_state)
+        .only(LEGACY)
         .case("l1_records", l1_records)
+        .only(LEGACY)
         .case("l2_records", l2_records)
+        .only(LEGACY)
         .case("passthrough", passthrough)
+        .only(LEGACY)
         .case("host_event", host_event)
-        .case("released", released);
+        .only(LEGACY)
+        .case("released", released)
+        .only(LEGACY);
     suite
 }

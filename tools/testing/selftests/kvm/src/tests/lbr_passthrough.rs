@@ -26,15 +26,15 @@ fn no_exits(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     // Touch all memory before anything is counted.
     vcpu.exits_of(&[Command::Rdmsr(msr::DEBUGCTL); 500])?;
-    let first = vcpu.exits_of(&[Command::Rdmsr(msr::LBR_TOS)])?;
+    let first = vcpu.exits_of(&[Command::Rdmsr(lbr.registers()[1])])?;
     ensure!(first > 0, "the first access caused no exit");
     vcpu.expect_passthrough(lbr)?;
     let writes: Vec<_> = lbr
-        .registers()
+        .passed_through()
         .into_iter()
         .cycle()
         .take(500)
-        .map(|register| Command::Wrmsr(register, 1))
+        .map(|register| Command::Wrmsr(register, lbr.legal(register, 1)))
         .collect();
     let exits = vcpu.exits_of(&writes)?;
     ensure!(
@@ -50,12 +50,14 @@ fn no_exits(host: &Host) -> Result<Verdict> {
 fn jumps(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
     let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
-    vcpu.wrmsr(msr::LBR_TOS, 0)??;
+    vcpu.forget(lbr)?;
     for round in 1..=3 {
         vcpu.call(Symbol::Jumps, 0)?;
         let seen = vcpu.guest_snapshot(lbr)?;
-        let tos = round * guest::JUMPS % u64::from(lbr.depth);
-        ensure!(seen.tos == tos, "LBR_TOS is {}, not {tos}", seen.tos);
+        if let Some(seen) = seen.tos(lbr) {
+            let tos = round * guest::JUMPS % u64::from(lbr.depth);
+            ensure!(seen == tos, "LBR_TOS is {seen}, not {tos}");
+        }
         expect_branches(&expected, &seen.branches(lbr))?;
         seen.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     }
@@ -72,11 +74,12 @@ fn expect_branches(expected: &[Branch], seen: &[Branch]) -> Result<()> {
     Ok(())
 }
 
-/// What remains of one branch of each kind if LBR_SELECT is `select`.
+/// What remains of one branch of each kind if those are suppressed that LBR_SELECT
+/// suppresses with `select`.
 fn select(host: &Host, select: u64) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    vcpu.wrmsr(msr::LBR_TOS, 0)??;
-    vcpu.wrmsr(msr::LBR_SELECT, select)??;
+    vcpu.forget(lbr)?;
+    vcpu.suppress(lbr, select)?;
     vcpu.call(Symbol::Mixed, 0)?;
     let seen = vcpu.guest_snapshot(lbr)?;
     let mut expected: Vec<_> = guest::kinds()
@@ -88,9 +91,9 @@ fn select(host: &Host, select: u64) -> Result<Verdict> {
         })
         .collect();
     ensure!(
-        seen.tos == expected.len() as u64,
+        seen.recorded(lbr) == expected.len() as u64,
         "{} branches recorded, not {}: {:x?}",
-        seen.tos,
+        seen.recorded(lbr),
         expected.len(),
         seen.branches(lbr)
     );
@@ -102,28 +105,25 @@ fn select(host: &Host, select: u64) -> Result<Verdict> {
 /// A call pushes a record, its return pops it.
 fn call_stack(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    vcpu.wrmsr(msr::LBR_TOS, 0)??;
-    vcpu.wrmsr(msr::LBR_SELECT, EN_CALLSTACK | NO_CALL_OR_RETURN)??;
-    let stop = vcpu.start(&[
-        Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
-        Command::Call(Symbol::Yield, 0),
-        Command::Wrmsr(msr::DEBUGCTL, 0),
-    ])?;
+    vcpu.forget(lbr)?;
+    vcpu.suppress(lbr, EN_CALLSTACK | NO_CALL_OR_RETURN)?;
+    let stop = vcpu.start(&[vcpu.on(), Command::Call(Symbol::Yield, 0), vcpu.off()])?;
     ensure!(stop == Stop::Yield, "the guest did not yield");
     let seen = vcpu.host_snapshot(lbr)?;
-    ensure!(seen.tos == 1, "LBR_TOS is {} inside a call", seen.tos);
+    let depth = seen.recorded(lbr);
+    ensure!(depth == 1, "{depth} records inside a call");
     let call = seen.branches(lbr)[0];
     ensure!(
         call.to == vcpu.address(Symbol::Yield),
         "the newest record is {call}, not the call"
     );
     ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
-    let tos = vcpu.host_snapshot(lbr)?.tos;
-    ensure!(tos == 0, "LBR_TOS is {tos} after the return");
+    let depth = vcpu.host_snapshot(lbr)?.recorded(lbr);
+    ensure!(depth == 0, "{depth} records after the return");
     // As many returns as calls.
     vcpu.call(Symbol::Mixed, 0)?;
-    let tos = vcpu.host_snapshot(lbr)?.tos;
-    ensure!(tos == 0, "LBR_TOS is {tos} after balanced calls");
+    let depth = vcpu.host_snapshot(lbr)?.recorded(lbr);
+    ensure!(depth == 0, "{depth} records after balanced calls");
     PASS
 }
 

@@ -9,7 +9,7 @@ use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::msr::{self, Control, Geometry, Snapshot};
 use kvm_selftests::perf::{HostLbr, Samples, TraceCount, PERIOD};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::{Stop, Vcpu};
@@ -43,8 +43,8 @@ fn profile(event: &mut HostLbr) -> Result<Samples> {
     Ok(samples)
 }
 
-/// Fails if the host recorded nothing, or something of the guest's.
-fn expect_host_only(samples: &Samples, vcpu: &Vcpu) -> Result<()> {
+/// Fails if the host recorded nothing.
+fn expect_some(samples: &Samples) -> Result<()> {
     ensure!(samples.count > 0, "the host got no samples");
     ensure!(
         samples.branches.len() >= samples.count,
@@ -52,18 +52,28 @@ fn expect_host_only(samples: &Samples, vcpu: &Vcpu) -> Result<()> {
         samples.count,
         samples.branches.len()
     );
-    for branch in &samples.branches {
-        ensure!(
-            !vcpu.owns(branch.from) && !vcpu.owns(branch.to),
-            "the host recorded the guest's {branch}"
-        );
-    }
     Ok(())
+}
+
+/// Fails if the host recorded nothing, or something of the guest's, which has not run
+/// since the event came.
+fn expect_host_only(samples: &Samples, vcpu: &Vcpu) -> Result<()> {
+    expect_some(samples)?;
+    samples.expect_none_of(vcpu)
+}
+
+/// The same, and the guest has run.
+fn expect_host(samples: &Samples, vcpu: &Vcpu, lbr: Geometry) -> Result<()> {
+    match lbr.host_records_guests() {
+        true => expect_some(samples),
+        false => expect_host_only(samples, vcpu),
+    }
 }
 
 /// Fails unless the guest's accesses are passed through again at once.
 fn expect_return(vcpu: &mut Vcpu, lbr: Geometry) -> Result<()> {
-    let reads: Vec<_> = lbr.registers().into_iter().map(Command::Rdmsr).collect();
+    let all = lbr.passed_through().into_iter();
+    let reads: Vec<_> = all.map(Command::Rdmsr).collect();
     let exits = vcpu.exits_of(&reads)?;
     ensure!(
         exits <= EXITS,
@@ -88,12 +98,11 @@ fn idle(host: &Host, open: Open) -> Result<Verdict> {
     let before = vcpu.guest_snapshot(lbr)?;
 
     let mut event = open(cpu)?;
-    let mut samples = profile(&mut event)?;
+    expect_host_only(&profile(&mut event)?, &vcpu)?;
     before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     vcpu.expect_intercepted(lbr)?;
-    samples.extend(profile(&mut event)?);
-    expect_host_only(&samples, &vcpu)?;
+    expect_host(&profile(&mut event)?, &vcpu, lbr)?;
 
     drop(event);
     expect_return(&mut vcpu, lbr)?;
@@ -110,17 +119,18 @@ fn expect_records_again(vcpu: &mut Vcpu, lbr: Geometry) -> Result<Verdict> {
     PASS
 }
 
-/// Taken while recording is on: the guest still reads DEBUGCTL.LBR as 1, finds no
+/// Taken while recording is on: the guest still reads that it is, finds no
 /// record, and recording goes on when the LBR is back.
 fn recording(host: &Host, open: Open) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     let expected = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr);
     let spin = Command::Call(Symbol::Spin, 10_000);
-    vcpu.wrmsr(msr::LBR_SELECT, NO_INDIRECT_JUMPS)??;
+    vcpu.suppress(lbr, NO_INDIRECT_JUMPS)?;
+    let Control { msr: control, on } = vcpu.control();
     let stop = vcpu.start(&[
         Command::Call(Symbol::JumpsOn, 0),
         spin,
-        Command::Rdmsr(msr::DEBUGCTL),
+        Command::Rdmsr(control),
     ])?;
     ensure!(stop == Stop::Yield, "the guest did not yield");
     let before = vcpu.host_snapshot(lbr)?;
@@ -130,45 +140,41 @@ fn recording(host: &Host, open: Open) -> Result<Verdict> {
     );
 
     let mut event = open(cpu)?;
-    let mut samples = profile(&mut event)?;
+    expect_host_only(&profile(&mut event)?, &vcpu)?;
     before.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
     ensure!(vcpu.resume()? == Stop::Done, "the guest did not stop");
     let outcomes = vcpu.outcomes(3)?;
     ensure!(
-        outcomes[2] == Ok(msr::DEBUGCTL_LBR),
-        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[2] == Ok(on),
+        "the guest reads MSR {control:#x} as {:x?}, not {on:#x}",
         outcomes[2]
     );
     ensure!(
-        vcpu.get_msr(msr::DEBUGCTL)? == Some(msr::DEBUGCTL_LBR),
-        "userspace reads DEBUGCTL.LBR as clear"
+        vcpu.get_msr(control)? == Some(on),
+        "userspace reads that recording is off"
     );
     expect_empty(&vcpu.host_snapshot(lbr)?)?;
     expect_empty(&vcpu.guest_snapshot(lbr)?)?;
-    samples.extend(profile(&mut event)?);
+    expect_filter(&vcpu, lbr)?;
+    let samples = profile(&mut event)?;
     vcpu.run(&[spin])?;
     expect_empty(&vcpu.guest_snapshot(lbr)?)?;
-    expect_host_only(&samples, &vcpu)?;
+    expect_host(&samples, &vcpu, lbr)?;
 
     drop(event);
     vcpu.run(&[spin])?;
     ensure!(
-        vcpu.rdmsr(msr::DEBUGCTL)? == Ok(msr::DEBUGCTL_LBR),
-        "DEBUGCTL.LBR got lost"
+        vcpu.rdmsr(control)? == Ok(on),
+        "recording is not on any more"
     );
-    let seen = vcpu.host_snapshot(lbr)?;
-    ensure!(
-        seen.select == NO_INDIRECT_JUMPS,
-        "LBR_SELECT is {:#x}",
-        seen.select
-    );
-    for branch in seen.branches(lbr) {
+    expect_filter(&vcpu, lbr)?;
+    for branch in vcpu.host_snapshot(lbr)?.branches(lbr) {
         ensure!(
             vcpu.owns(branch.from) && vcpu.owns(branch.to),
             "the guest sees {branch}"
         );
     }
-    vcpu.wrmsr(msr::DEBUGCTL, 0)??;
+    vcpu.record(false)?;
     expect_records_again(&mut vcpu, lbr)
 }
 
@@ -179,10 +185,19 @@ fn expect_empty(seen: &Snapshot) -> Result<()> {
         left == 0,
         "{left} of the records' registers are not 0 while the host has the LBR"
     );
+    Ok(())
+}
+
+/// Fails unless the guest's filter is what it was.
+fn expect_filter(vcpu: &Vcpu, lbr: Geometry) -> Result<()> {
+    let (register, filter) = match lbr.is_architectural() {
+        true => (msr::LBR_CTL, lbr.control(NO_INDIRECT_JUMPS).on),
+        false => (msr::LBR_SELECT, NO_INDIRECT_JUMPS),
+    };
+    let seen = vcpu.get_msr(register)?;
     ensure!(
-        seen.select == NO_INDIRECT_JUMPS,
-        "LBR_SELECT is {:#x} while the host has the LBR",
-        seen.select
+        seen == Some(filter),
+        "MSR {register:#x} is {seen:x?}, not {filter:#x}"
     );
     Ok(())
 }
@@ -216,15 +231,14 @@ fn written_meanwhile(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     vcpu.call(Symbol::Jumps, 0)?;
     let mut event = HostLbr::pinned(cpu)?;
-    let mut samples = profile(&mut event)?;
+    expect_host_only(&profile(&mut event)?, &vcpu)?;
     let by_userspace = Snapshot::pattern(lbr, 1);
     vcpu.set_snapshot(lbr, &by_userspace)?;
     by_userspace.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     let by_guest = Snapshot::pattern(lbr, 2);
     vcpu.write_snapshot(lbr, &by_guest)?;
     by_guest.expect_same(&vcpu.host_snapshot(lbr)?, lbr)?;
-    samples.extend(profile(&mut event)?);
-    expect_host_only(&samples, &vcpu)?;
+    expect_host(&profile(&mut event)?, &vcpu, lbr)?;
     drop(event);
     expect_return(&mut vcpu, lbr)?;
     by_guest.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
@@ -236,13 +250,12 @@ fn written_meanwhile(host: &Host) -> Result<Verdict> {
 fn host_was_first(host: &Host) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr, cpu) = start(host)?;
     let mut event = HostLbr::pinned(cpu)?;
-    let mut samples = profile(&mut event)?;
+    expect_host_only(&profile(&mut event)?, &vcpu)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     vcpu.call(Symbol::Jumps, 0)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
     vcpu.expect_intercepted(lbr)?;
-    samples.extend(profile(&mut event)?);
-    expect_host_only(&samples, &vcpu)?;
+    expect_host(&profile(&mut event)?, &vcpu, lbr)?;
     drop(event);
     expect_return(&mut vcpu, lbr)?;
     Snapshot::empty(lbr).expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
@@ -275,10 +288,10 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
     let mut lost = TraceCount::start("guest_lbr_lost", &[cpu])?;
     let guest = thread.spawn(|vcpu| {
         vcpu.run(&[
-            Command::Wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR),
+            vcpu.on(),
             Command::Call(Symbol::Spin, 4_000_000),
-            Command::Rdmsr(msr::DEBUGCTL),
-            Command::Wrmsr(msr::DEBUGCTL, 0),
+            Command::Rdmsr(vcpu.control().msr),
+            vcpu.off(),
         ])
     })?;
     // The guest is somewhere in its loop.
@@ -287,14 +300,14 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
     let outcomes = guest.recv()??;
     ensure!(lost.count()? > 0, "the guest did not lose the LBR");
     ensure!(
-        outcomes[2] == Ok(msr::DEBUGCTL_LBR),
-        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[2] == Ok(lbr.control(0).on),
+        "the guest reads {:x?}, not that recording is on",
         outcomes[2]
     );
     std::thread::sleep(HOST_PROFILES);
     let samples = event.drain()?;
     let vcpu = thread.vcpu()?;
-    expect_host_only(&samples, &vcpu)?;
+    expect_host(&samples, &vcpu, lbr)?;
     for branch in vcpu.host_snapshot(lbr)?.branches(lbr) {
         let own = |address| address == 0 || vcpu.owns(address);
         ensure!(

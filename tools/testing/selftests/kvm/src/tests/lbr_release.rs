@@ -6,7 +6,7 @@ use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::msr::{Geometry, Snapshot};
 use kvm_selftests::perf::TraceCount;
 use kvm_selftests::thread::Competitor;
 use kvm_selftests::vcpu::Vcpu;
@@ -98,11 +98,11 @@ fn recorded(host: &Host) -> Result<Verdict> {
 /// Recording is use.
 fn kept_while_recording(host: &Host) -> Result<Verdict> {
     let mut setup = setup(host)?;
-    setup.vcpu.wrmsr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)??;
+    setup.vcpu.record(true)?;
     setup.vcpu.expect_passthrough(setup.lbr)?;
     ensure!(!setup.idle(4)?, "released while recording");
     setup.vcpu.expect_passthrough(setup.lbr)?;
-    setup.vcpu.wrmsr(msr::DEBUGCTL, 0)??;
+    setup.vcpu.record(false)?;
     ensure!(setup.idle(ROUNDS)?, "not released after recording");
     PASS
 }

@@ -5,7 +5,7 @@ use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{can_offline, function_calls, pin_to, Host, Offline};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{self, Geometry, Snapshot};
+use kvm_selftests::msr::{Control, Geometry, Snapshot};
 use kvm_selftests::process::{Child, Ending};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
@@ -38,7 +38,7 @@ fn get_and_set(host: &Host, two: bool) -> Result<Verdict> {
     let thread = VcpuThread::start(vm.vcpu(0)?, theirs)?;
     for seed in 0..3 {
         thread.run(move |vcpu| {
-            vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+            vcpu.suppress(lbr, 0)?;
             vcpu.call(Symbol::Jumps, 0)
         })?;
         let expected = thread.vcpu()?.expected_jumps(Symbol::JumpsFirst, lbr);
@@ -60,7 +60,7 @@ fn get_and_set(host: &Host, two: bool) -> Result<Verdict> {
     PASS
 }
 
-/// DEBUGCTL.LBR and the records are set by this thread before the vCPU's thread
+/// The control and the records are set by this thread before the vCPU's thread
 /// has entered the guest: the LBR belongs to the vCPU's thread all the same.
 fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
     let Some((theirs, ours)) = pair(host, two)? else {
@@ -71,22 +71,16 @@ fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
     let vm = Vm::new(host)?;
     let vcpu = vm.vcpu(0)?;
     // A guest that runs in ring 0 only records nothing with this.
-    let values = Snapshot {
-        select: CPL_EQ_0,
-        ..Snapshot::pattern(lbr, 1)
-    };
+    let values = Snapshot::pattern(lbr, 1).with_select(lbr, CPL_EQ_0);
+    let Control { msr: control, on } = lbr.control(CPL_EQ_0);
     vcpu.set_snapshot(lbr, &values)?;
-    vcpu.must_set_msr(msr::DEBUGCTL, msr::DEBUGCTL_LBR)?;
+    vcpu.must_set_msr(control, on)?;
     let thread = VcpuThread::start(vcpu, theirs)?;
-    let outcomes = thread.run(|vcpu| {
-        vcpu.run(&[
-            Command::Rdmsr(msr::DEBUGCTL),
-            Command::Wrmsr(msr::DEBUGCTL, 0),
-        ])
-    })?;
+    let outcomes =
+        thread.run(move |vcpu| vcpu.run(&[Command::Rdmsr(control), Command::Wrmsr(control, 0)]))?;
     ensure!(
-        outcomes[0] == Ok(msr::DEBUGCTL_LBR),
-        "the guest reads DEBUGCTL as {:x?}",
+        outcomes[0] == Ok(on),
+        "the guest reads MSR {control:#x} as {:x?}",
         outcomes[0]
     );
     let seen = thread.run(move |vcpu| {
@@ -95,7 +89,7 @@ fn set_before_run(host: &Host, two: bool) -> Result<Verdict> {
     })?;
     values.expect_same(&seen, lbr)?;
     thread.run(move |vcpu| {
-        vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+        vcpu.suppress(lbr, 0)?;
         vcpu.call(Symbol::Jumps, 0)?;
         let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
         ensure!(
@@ -164,19 +158,24 @@ fn thread_changed(host: &Host) -> Result<Verdict> {
     goes_on(host, &before, vcpu)
 }
 
+/// Returns whether LBR_TOS is another, if there is one.
+fn moved(before: Option<u64>, after: Option<u64>) -> bool {
+    before.is_none() || before != after
+}
+
 /// Fails unless the vCPU keeps its registers on a new thread, and uses the LBR.
 fn goes_on(host: &Host, before: &Snapshot, vcpu: Vcpu) -> Result<Verdict> {
     let lbr = host.lbr()?;
     let second = VcpuThread::start(vcpu, host.cpu()?)?;
     before.expect_same(&second.vcpu()?.host_snapshot(lbr)?, lbr)?;
     before.expect_same(&second.run(move |vcpu| vcpu.guest_snapshot(lbr))?, lbr)?;
-    let tos = before.tos;
+    let tos = before.tos(lbr);
     second.run(move |vcpu| {
         vcpu.call(Symbol::Jumps, 0)?;
         let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
         let seen = vcpu.guest_snapshot(lbr)?;
         ensure!(
-            seen.branches(lbr) == expected && seen.tos != tos,
+            seen.branches(lbr) == expected && moved(tos, seen.tos(lbr)),
             "the guest does not record on its new thread"
         );
         vcpu.expect_passthrough(lbr)
@@ -230,7 +229,7 @@ fn cpu_offlined(host: &Host) -> Result<Verdict> {
     let expected = thread.vcpu()?.expected_jumps(Symbol::JumpsFirst, lbr);
     let seen = thread.run(move |vcpu| vcpu.guest_snapshot(lbr))?;
     ensure!(
-        seen.branches(lbr) == expected && seen.tos != before.tos,
+        seen.branches(lbr) == expected && moved(before.tos(lbr), seen.tos(lbr)),
         "the guest does not record on its new CPU"
     );
     PASS
@@ -288,7 +287,7 @@ fn two_vcpus_on_one_thread(host: &Host, same_vm: bool) -> Result<Verdict> {
     for round in 0..4 {
         for (index, (vcpu, before)) in vcpus.iter_mut().zip(&mut before).enumerate() {
             before.expect_same(&vcpu.guest_snapshot(lbr)?, lbr)?;
-            vcpu.wrmsr(msr::LBR_SELECT, 0)??;
+            vcpu.suppress(lbr, 0)?;
             let expected = vcpu.expected_jumps(Symbol::JumpsFirst, lbr);
             vcpu.call(Symbol::Jumps, 0)?;
             let seen = vcpu.guest_snapshot(lbr)?;

@@ -3,7 +3,7 @@
 //! it on a host with kvm_intel.lbr=off; it leaves the module unloaded.
 
 use anyhow::{bail, ensure, Context, Result};
-use kvm_selftests::guest::{Symbol, GP};
+use kvm_selftests::guest::Symbol;
 use kvm_selftests::host::{module_loaded, parameter, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::module;
@@ -25,7 +25,7 @@ fn off() -> bool {
     parameter("kvm_intel", "lbr").as_deref() == Some("off")
 }
 
-fn expect_no_lbr(vcpu: &mut Vcpu, with_lbr: u64) -> Result<()> {
+fn expect_no_lbr(vcpu: &mut Vcpu, lbr: Geometry, with_lbr: u64) -> Result<()> {
     ensure!(
         !vcpu.set_msr(msr::PERF_CAPABILITIES, with_lbr)?,
         "the VM may be given LBR"
@@ -34,12 +34,7 @@ fn expect_no_lbr(vcpu: &mut Vcpu, with_lbr: u64) -> Result<()> {
         vcpu.get_msr(msr::PERF_CAPABILITIES)?.unwrap_or(0) & msr::LBR_FMT == 0,
         "the VM has LBR"
     );
-    ensure!(
-        vcpu.rdmsr(msr::LBR_TOS)? == Err(GP),
-        "the guest reads LBR_TOS"
-    );
-    ensure!(!vcpu.set_msr(msr::LBR_TOS, 1)?, "userspace writes LBR_TOS");
-    Ok(())
+    vcpu.expect_no_lbr(lbr)
 }
 
 fn expect_records(lbr: Geometry, vcpu: &mut Vcpu) -> Result<()> {
@@ -71,17 +66,17 @@ fn for_new_vms(host: &Host) -> Result<Verdict> {
     );
     let newer = Vm::new(host)?;
     let mut newer_vcpu = newer.vcpu(0)?;
-    expect_no_lbr(&mut older_vcpu, with_lbr)?;
-    expect_records(host.lbr()?, &mut newer_vcpu)?;
-    // A vCPU that is added later is no different from its VM's first.
-    expect_no_lbr(&mut older.vcpu(1)?, with_lbr)?;
-    let thread = VcpuThread::start(newer.vcpu(1)?, host.cpu()?)?;
     let lbr = host.lbr()?;
+    expect_no_lbr(&mut older_vcpu, lbr, with_lbr)?;
+    expect_records(lbr, &mut newer_vcpu)?;
+    // A vCPU that is added later is no different from its VM's first.
+    expect_no_lbr(&mut older.vcpu(1)?, lbr, with_lbr)?;
+    let thread = VcpuThread::start(newer.vcpu(1)?, host.cpu()?)?;
     thread.run(move |vcpu| expect_records(lbr, vcpu))?;
-    expect_no_lbr(&mut older_vcpu, with_lbr)?;
+    expect_no_lbr(&mut older_vcpu, lbr, with_lbr)?;
     drop((newer, newer_vcpu, thread));
     module::unload().context("unloading beside the older VM")?;
-    expect_no_lbr(&mut older_vcpu, with_lbr)?;
+    expect_no_lbr(&mut older_vcpu, lbr, with_lbr)?;
     PASS
 }
 

@@ -5,6 +5,7 @@ use anyhow::Result;
 use kvm_selftests::ktap::Suite;
 
 mod harness;
+mod lbr_arch;
 mod lbr_debug;
 mod lbr_filter;
 mod lbr_freeze;
@@ -36,6 +37,7 @@ pub(crate) enum Action {
 pub(crate) const ALL: &[(&str, Action)] = &[
     ("harness", Action::Test(harness::suite)),
     ("lbr_msrs", Action::Test(lbr_msrs::suite)),
+    ("lbr_arch", Action::Test(lbr_arch::suite)),
     ("lbr_passthrough", Action::Test(lbr_passthrough::suite)),
     ("lbr_freeze", Action::Test(lbr_freeze::suite)),
     ("lbr_filter", Action::Test(lbr_filter::suite)),
