@@ -31,22 +31,22 @@ impl kernel::Module for GuestLbr {
             pr_info!("this host has no LBR to give to guests\n");
         })?;
         let registration = if host.format == architectural::LBR_FMT {
-            provider::Registration::new::<architectural::Facility>(module)?
-        } else {
-            provider::Registration::new::<legacy::Facility>(module)?
-        };
-        if host.format == architectural::LBR_FMT {
+            let registration =
+                provider::Registration::new::<architectural::Facility>(module, &host)?;
             pr_info!(
                 "architectural LBR, {} deep, for VMs created from now on\n",
                 host.depth
             );
+            registration
         } else {
+            let registration = provider::Registration::new::<legacy::Facility>(module, &host)?;
             pr_info!(
                 "LBR format {}, {} deep, for VMs created from now on\n",
                 host.format,
                 host.depth
             );
-        }
+            registration
+        };
         Ok(Self {
             _provider: registration,
         })

@@ -39,10 +39,18 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Offers guest LBR of this facility, which is the host's, to the VMs that are created
-    /// from now on.
+    /// from now on. Fails with `ENODEV` if guests cannot have it as `host` describes it.
     pub(crate) fn new<F: Facility<Records: LentRegisters>>(
         module: &'static ThisModule,
+        host: &Description,
     ) -> Result<Self> {
+        F::new(host).ok_or(ENODEV).inspect_err(|_| {
+            pr_info!(
+                "this host has an unknown LBR: format {}, {} deep\n",
+                host.format,
+                host.depth
+            );
+        })?;
         let ops = kvm_vmx_lbr_ops {
             abi: KVM_VMX_LBR_ABI,
             size: size_of::<kvm_vmx_lbr_ops>() as u32,
