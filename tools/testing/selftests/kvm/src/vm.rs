@@ -106,14 +106,23 @@ impl Vm {
         unsafe { self.fd.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")
     }
 
-    /// Has the guest come back from SMM, see [`Stop::Smi`](crate::vcpu::Stop::Smi).
+    /// Lets the guest take SMIs, which it tells of, see [`Stop::Smi`](crate::vcpu::Stop::Smi).
     pub fn allow_smm(&self) -> Result<()> {
+        self.handle_smis_by(guest::smm_tell_image())
+    }
+
+    /// Lets the guest take SMIs, whose handler reports and yields, see [`Vm::smm_report`].
+    pub fn handle_smis(&self) -> Result<()> {
+        self.handle_smis_by(guest::smm_image())
+    }
+
+    fn handle_smis_by(&self, handler: &[u8]) -> Result<()> {
         self.has_memory(SMM_ADDRESS_SPACE)
             .context("KVM has no SMM")?;
         self.memory
             .as_volatile_slice()
-            .write_slice(guest::smm_tell_image(), SMM_HANDLER as usize)
-            .context("guest code")
+            .write_slice(handler, SMM_HANDLER as usize)
+            .context("SMI handler")
     }
 
     pub(crate) fn write(&self, address: u64, value: u64) -> Result<()> {
@@ -271,23 +280,6 @@ impl Vm {
         self.fd
             .enable_cap(&cap)
             .context("KVM_ENABLE_CAP of KVM_CAP_PMU_CAPABILITY")
-    }
-
-    /// Lets the guest take SMIs, see [`Vcpu::smi`].
-    pub fn handle_smis(&self) -> Result<()> {
-        let region = kvm_userspace_memory_region {
-            slot: SMM_ADDRESS_SPACE,
-            memory_size: SIZE,
-            userspace_addr: self.memory.as_ptr().addr() as u64,
-            ..Default::default()
-        };
-        // SAFETY: As in `at`.
-        unsafe { self.fd.set_user_memory_region(region) }
-            .context("KVM_SET_USER_MEMORY_REGION of SMM")?;
-        self.memory
-            .as_volatile_slice()
-            .write_slice(guest::smm_image(), SMM_HANDLER as usize)
-            .context("SMI handler")
     }
 
     /// Copies another VM's memory, as a migration does.
