@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Where KVM has no LBR to give, guest_lbr says so, and KVM works on"
 #: parts = ["module", "selftests", "qemu"]
-#: machines = ["skylake", "sapphire-rapids"]
+#: machines = ["sapphire-rapids"]
 
 check "irqbypass loads" insmod /lib/modules/irqbypass.ko
 check "kvm loads without a vPMU" insmod /lib/modules/kvm.ko enable_pmu=0
