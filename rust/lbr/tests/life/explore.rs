@@ -35,7 +35,8 @@ fn scheduling(cpus: usize, threads: usize) -> Vec<Action> {
     actions
 }
 
-/// What userspace does on a thread, and the guest while the thread runs it.
+/// What userspace does on a thread, and the guest while the thread runs it, but for
+/// changes of the depth.
 fn wishes<F: Hardware>(thread: usize) -> Vec<Action> {
     let mut actions = vec![
         Action::Get {
@@ -75,24 +76,36 @@ fn wishes<F: Hardware>(thread: usize) -> Vec<Action> {
             emulated,
         });
     }
-    let mut accesses = |msr, values: &[u64]| {
-        actions.push(Action::Get { thread, msr });
-        guest.extend([false, true].map(|emulated| Guest::Read { msr, emulated }));
-        for value in values.iter().copied() {
-            actions.push(Action::Set { thread, msr, value });
-            guest.extend([false, true].map(|emulated| Guest::Write {
-                msr,
-                value,
-                emulated,
-            }));
-        }
-    };
+    actions.extend(guest.into_iter().map(|guest| Action::Run { thread, guest }));
     if let Some(msr) = F::CTL {
-        accesses(msr, &[0, 1]);
+        actions.extend(accesses(thread, msr, &[0, 1]));
     }
-    if let Some(msr) = F::DEPTH {
-        accesses(msr, &[8, 32]);
-        accesses(F::FROM + 8, &[]);
+    actions
+}
+
+/// Changes of the depth, and reads of a record that not every depth has.
+fn depths<F: Hardware>(thread: usize) -> Vec<Action> {
+    let Some(msr) = F::DEPTH else {
+        return Vec::new();
+    };
+    let mut actions = accesses(thread, msr, &[8, 32]);
+    actions.extend(accesses(thread, F::FROM + 8, &[]));
+    actions
+}
+
+/// Each way to read the MSR, and to write the values to it.
+fn accesses(thread: usize, msr: u32, values: &[u64]) -> Vec<Action> {
+    let mut actions = vec![Action::Get { thread, msr }];
+    let mut guest = [false, true]
+        .map(|emulated| Guest::Read { msr, emulated })
+        .to_vec();
+    for value in values.iter().copied() {
+        actions.push(Action::Set { thread, msr, value });
+        guest.extend([false, true].map(|emulated| Guest::Write {
+            msr,
+            value,
+            emulated,
+        }));
     }
     actions.extend(guest.into_iter().map(|guest| Action::Run { thread, guest }));
     actions
@@ -162,6 +175,7 @@ fn explore<F: Hardware>(actions: &[Action], expected: usize) {
 fn one_cpu<F: Hardware>() {
     let mut actions = scheduling(1, 1);
     actions.extend(wishes::<F>(0));
+    actions.extend(depths::<F>(0));
     actions.extend([None, Some(F::FROM)].map(|denied| Action::Filter { denied }));
     explore::<F>(&actions, 10_000);
 }
@@ -171,7 +185,7 @@ fn two_cpus_and_two_threads<F: Hardware>() {
     for thread in 0..THREADS {
         actions.extend(wishes::<F>(thread));
     }
-    explore::<F>(&actions, 1_000_000);
+    explore::<F>(&actions, 500_000);
 }
 
 for_each_facility! {
