@@ -24,8 +24,11 @@ html_title = f"guest_lbr {release}"
 html_theme_options = {
     "description": "Last branch records for KVM guests",
     "fixed_sidebar": True,
-    "page_width": "64em",
+    "page_width": "1220px",
+    "body_max_width": "none",
 }
+# custom.css, which this theme asks for.
+html_static_path = ["_static"]
 html_show_sourcelink = False
 html_copy_source = False
 # No build date: the same pages from the same sources.
