@@ -14,6 +14,7 @@ core::arch::global_asm!(
     include_str!("guest_debug.S"),
     include_str!("guest_nested.S"),
     include_str!("guest_arch.S"),
+    include_str!("guest_disturb.S"),
     include_str!("guest_end.S"),
     options(raw)
 );
@@ -161,6 +162,8 @@ symbols! {
     Smm = guest_smm,
     /// Its end.
     SmmEnd = guest_smm_end,
+    /// Routine: execute CPUID for each time that the argument says.
+    Cpuid = guest_cpuid,
     /// Behind the last byte of the code.
     End = guest_end,
     /// The table of the branches of `Mixed`.

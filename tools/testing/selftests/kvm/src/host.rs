@@ -175,10 +175,17 @@ fn cpus() -> Result<Vec<usize>> {
 
 /// Lets this thread run on one CPU only.
 pub fn pin_to(cpu: usize) -> Result<()> {
+    move_to(Pid::from_raw(0), &[cpu])
+}
+
+/// Lets a thread, 0 for this one, run on these CPUs only.
+pub fn move_to(thread: Pid, cpus: &[usize]) -> Result<()> {
     let mut only = CpuSet::new();
-    only.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &only)
-        .with_context(|| format!("this thread cannot be pinned to CPU {cpu}"))
+    for cpu in cpus {
+        only.set(*cpu)?;
+    }
+    sched_setaffinity(thread, &only)
+        .with_context(|| format!("a thread cannot be moved to CPUs {cpus:?}"))
 }
 
 /// Returns how many function call interrupts a CPU has got so far.

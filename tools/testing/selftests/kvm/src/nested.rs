@@ -237,7 +237,7 @@ fn guest_state(l2: &Block) -> Vec<(u32, u64)> {
         (0x4810, 0x17),                            // GDTR limit
         (0x4812, 0xfff),                           // IDTR limit
         (0x6800, vm::CR0),                         // CR0
-        (0x6802, vm::PML4),                        // CR3
+        (0x6802, vm::VIEW + vm::PML4),             // CR3
         (0x6804, vm::CR4 | CR4_VMXE),              // CR4
         (0x6816, l2.base() + vm::GDT),             // GDTR base
         (0x6818, l2.base() + vm::L2_IDT),          // IDTR base
@@ -261,18 +261,18 @@ fn guest_state(l2: &Block) -> Vec<(u32, u64)> {
 fn host_state(l1: &Block) -> Vec<(u32, u64)> {
     let data = u64::from(vm::SELECTOR_DATA);
     vec![
-        (0xc00, data),                         // ES
-        (0xc02, u64::from(vm::SELECTOR_CODE)), // CS
-        (0xc04, data),                         // SS
-        (0xc06, data),                         // DS
-        (0xc08, data),                         // FS
-        (0xc0a, data),                         // GS
-        (0xc0c, data),                         // TR, any but 0
-        (0x6c00, vm::CR0),                     // CR0
-        (0x6c02, vm::PML4),                    // CR3
-        (0x6c04, vm::CR4 | CR4_VMXE),          // CR4
-        (0x6c0c, l1.base() + vm::GDT),         // GDTR base
-        (0x6c0e, l1.base() + vm::IDT),         // IDTR base
-        (0x6c16, l1.address(Symbol::L2Exit)),  // RIP
+        (0xc00, data),                            // ES
+        (0xc02, u64::from(vm::SELECTOR_CODE)),    // CS
+        (0xc04, data),                            // SS
+        (0xc06, data),                            // DS
+        (0xc08, data),                            // FS
+        (0xc0a, data),                            // GS
+        (0xc0c, data),                            // TR, any but 0
+        (0x6c00, vm::CR0),                        // CR0
+        (0x6c02, vm::VIEW + vm::PML4),            // CR3
+        (0x6c04, vm::CR4 | CR4_VMXE),             // CR4
+        (0x6c0c, l1.base() + vm::GDT),            // GDTR base
+        (0x6c0e, l1.base() + vm::VIEW + vm::IDT), // IDTR base
+        (0x6c16, l1.address(Symbol::L2Exit)),     // RIP
     ]
 }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The host's own use of the LBR, through perf; and tracepoints, counted.
 
+use std::time::Duration;
+
 use anyhow::{ensure, Context, Result};
+use nix::unistd::Pid;
 use perf_event::data::Record;
 use perf_event::events::{Hardware, Tracepoint};
 use perf_event::{Builder, Counter, SampleBranchFlag, SampleFlag, Sampler};
@@ -18,6 +21,15 @@ const RING: usize = 1 << 18;
 /// `perf record -b`, or without.
 pub struct HostLbr {
     sampler: Sampler,
+}
+
+/// Whether an event of the host's counts while a guest runs, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// It does.
+    Counted,
+    /// It does not (`:H`).
+    Excluded,
 }
 
 /// What [`HostLbr`] saw.
@@ -45,6 +57,27 @@ impl HostLbr {
     /// Opens a branch-stack event of the calling thread (`-b -t thread`).
     pub fn of_this_thread(period: u64) -> Result<Self> {
         Self::start(branch_stacks(period).observe_self().any_cpu())
+    }
+
+    /// Opens a branch-stack event of another thread (`-b -t thread`).
+    pub fn of_thread(thread: Pid, period: u64, guest: Guest) -> Result<Self> {
+        Self::start(
+            branch_stacks(period)
+                .observe_pid(thread.as_raw())
+                .any_cpu()
+                .exclude_guest(guest == Guest::Excluded),
+        )
+    }
+
+    /// Opens a branch-stack event on one CPU, pinned or flexible.
+    pub fn on_cpu(cpu: usize, period: u64, pinned: bool, guest: Guest) -> Result<Self> {
+        Self::start(
+            branch_stacks(period)
+                .any_pid()
+                .one_cpu(cpu)
+                .pinned(pinned)
+                .exclude_guest(guest == Guest::Excluded),
+        )
     }
 
     /// Opens an event on one CPU that samples branches of guests only, without
@@ -79,14 +112,20 @@ impl HostLbr {
         self.sampler.enable().context("PERF_EVENT_IOC_ENABLE")
     }
 
-    /// Returns for how many percent of the time in which it should the event ran.
-    pub fn percent(&mut self) -> Result<f64> {
+    /// Returns how long the event was enabled, and for how much of that it ran.
+    pub fn times(&mut self) -> Result<(Duration, Duration)> {
         let data = self
             .sampler
             .read_full()
             .context("the event cannot be read")?;
         let enabled = data.time_enabled().context("no time_enabled")?;
         let running = data.time_running().context("no time_running")?;
+        Ok((enabled, running))
+    }
+
+    /// Returns for how many percent of the time in which it should the event ran.
+    pub fn percent(&mut self) -> Result<f64> {
+        let (enabled, running) = self.times()?;
         println!("# the host's event ran {running:?} of {enabled:?}");
         ensure!(!enabled.is_zero(), "the event was never enabled");
         Ok(100.0 * running.as_secs_f64() / enabled.as_secs_f64())

@@ -7,17 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use anyhow::{anyhow, Context, Result};
+use nix::unistd::{gettid, Pid};
 
-use crate::host::pin_to;
+use crate::host::{move_to, pin_to};
 use crate::vcpu::Vcpu;
 
 type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
 /// A vCPU that runs on a thread of its own. Between jobs the thread keeps its
-/// CPU busy, so that the vCPU's perf events stay ACTIVE there.
+/// CPU busy, so that the vCPU's perf events stay ACTIVE there, unless it is told to
+/// sleep.
 #[derive(Debug)]
 pub struct VcpuThread {
     vcpu: Arc<Mutex<Vcpu>>,
+    busy: Arc<AtomicBool>,
+    id: Pid,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -28,22 +32,42 @@ impl VcpuThread {
         let vcpu = Arc::new(Mutex::new(vcpu));
         let (jobs, queue) = channel();
         let theirs = Arc::clone(&vcpu);
+        let busy = Arc::new(AtomicBool::new(true));
+        let is_busy = Arc::clone(&busy);
         let (ready, pinned) = channel();
         let thread = std::thread::spawn(move || {
-            let result = pin_to(cpu);
+            let result = pin_to(cpu).map(|()| gettid());
             let usable = result.is_ok();
             // The other end waits for it; if it does not, nothing is lost.
             let _ = ready.send(result);
             if usable {
-                serve(&theirs, &queue);
+                serve(&theirs, &queue, &is_busy);
             }
         });
-        pinned.recv().context("the vCPU's thread died")??;
+        let id = pinned.recv().context("the vCPU's thread died")??;
         Ok(Self {
             vcpu,
+            busy,
+            id,
             jobs: Some(jobs),
             thread: Some(thread),
         })
+    }
+
+    /// Returns the thread's number.
+    pub fn id(&self) -> Pid {
+        self.id
+    }
+
+    /// Lets the thread run on these CPUs only.
+    pub fn move_to(&self, cpus: &[usize]) -> Result<()> {
+        move_to(self.id, cpus)
+    }
+
+    /// Has the thread keep its CPU busy between jobs, or sleep there. A thread that
+    /// sleeps does so until its next job.
+    pub fn keep_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
     }
 
     /// Starts a job on the thread; the result is waited for on the receiver.
@@ -106,9 +130,13 @@ impl Drop for VcpuThread {
     }
 }
 
-fn serve(vcpu: &Mutex<Vcpu>, queue: &Receiver<Job>) {
+fn serve(vcpu: &Mutex<Vcpu>, queue: &Receiver<Job>, busy: &AtomicBool) {
     loop {
-        match queue.try_recv() {
+        let job = match busy.load(Ordering::Relaxed) {
+            true => queue.try_recv(),
+            false => queue.recv().map_err(|_| TryRecvError::Disconnected),
+        };
+        match job {
             Ok(job) => match vcpu.lock() {
                 Ok(mut vcpu) => job(&mut vcpu),
                 Err(_) => return,

@@ -284,22 +284,12 @@ impl Vcpu {
 
     /// Reads an MSR by KVM_GET_MSRS; `None` is an error.
     pub fn get_msr(&self, msr: u32) -> Result<Option<u64>> {
-        let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
-            index: msr,
-            ..Default::default()
-        }])?;
-        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
-        Ok((count == 1).then(|| msrs.as_slice()[0].data))
+        Ok(self.get_msrs(&[msr])?.pop())
     }
 
     /// Writes an MSR by KVM_SET_MSRS; returns whether KVM accepted it.
     pub fn set_msr(&self, msr: u32, value: u64) -> Result<bool> {
-        let msrs = Msrs::from_entries(&[kvm_msr_entry {
-            index: msr,
-            data: value,
-            ..Default::default()
-        }])?;
-        Ok(self.fd.set_msrs(&msrs).context("KVM_SET_MSRS")? == 1)
+        Ok(self.set_msrs(&[(msr, value)])? == 1)
     }
 
     /// Writes an MSR by KVM_SET_MSRS, which must be accepted.
@@ -309,6 +299,35 @@ impl Vcpu {
             "KVM_SET_MSRS refused {value:#x} for MSR {msr:#x}"
         );
         Ok(())
+    }
+
+    /// Reads MSRs by KVM_GET_MSRS, up to the first that KVM refuses.
+    pub fn get_msrs(&self, msrs: &[u32]) -> Result<Vec<u64>> {
+        let entries: Vec<_> = msrs
+            .iter()
+            .map(|index| kvm_msr_entry {
+                index: *index,
+                ..Default::default()
+            })
+            .collect();
+        let mut msrs = Msrs::from_entries(&entries)?;
+        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
+        let read = msrs.as_slice().iter().take(count);
+        Ok(read.map(|entry| entry.data).collect())
+    }
+
+    /// Writes MSRs by KVM_SET_MSRS; returns how many KVM accepted before it refused one.
+    pub fn set_msrs(&self, values: &[(u32, u64)]) -> Result<usize> {
+        let entries: Vec<_> = values
+            .iter()
+            .map(|(index, data)| kvm_msr_entry {
+                index: *index,
+                data: *data,
+                ..Default::default()
+            })
+            .collect();
+        let msrs = Msrs::from_entries(&entries)?;
+        self.fd.set_msrs(&msrs).context("KVM_SET_MSRS")
     }
 
     /// Returns how many exits a list of commands causes, host interrupts and

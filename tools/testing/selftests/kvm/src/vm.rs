@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A virtual machine in 64-bit mode: 2 MiB of memory that it sees in one piece
-//! at a linear address of the test's choice, the in-kernel APIC, no devices.
+//! at a linear address of the test's choice, the in-kernel APIC, no devices. Its
+//! vCPUs may see the memory at different addresses.
 
 use std::sync::Arc;
 
@@ -25,15 +26,16 @@ pub const BASE: u64 = 0x1000_0000_0000;
 pub const SIZE: u64 = 2 << 20;
 
 // Guest-physical addresses.
-pub(crate) const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const PD: u64 = 0x3000;
-pub(crate) const GDT: u64 = 0x4000;
-pub(crate) const IDT: u64 = 0x5000;
-pub(crate) const L2_IDT: u64 = 0x6000;
+pub(crate) const GDT: u64 = 0x1000;
+/// The tables of one view of the memory; those of the next follow.
+pub(crate) const VIEW: u64 = 0x2000;
+const VIEW_SIZE: u64 = 0x4000;
+const MAX_VIEWS: usize = 3;
+pub(crate) const L2_IDT: u64 = 0xe000;
+/// Where the code is in it.
+pub const CODE: u64 = 0x1_0000;
 /// Free for VMX.
-pub(crate) const VMX: u64 = 0x7000;
-pub(crate) const CODE: u64 = 0x1_0000;
+pub(crate) const VMX: u64 = 0x5_0000;
 const BLOCKS: u64 = 0x10_0000;
 /// Where SMM is after RESET.
 const SMM_BASE: u64 = 0x3_0000;
@@ -45,6 +47,11 @@ const SMM_REPORT: u64 = 0x3_9000;
 const SMM_ADDRESS_SPACE: u32 = 1 << 16;
 const MAX_VCPUS: u64 = (SIZE - BLOCKS) / guest::BLOCK_SIZE;
 
+// Offsets in a view's tables.
+pub(crate) const PML4: u64 = 0x0;
+const PDPT: u64 = 0x1000;
+const PD: u64 = 0x2000;
+pub(crate) const IDT: u64 = 0x3000;
 /// Where L2 sees the memory: at L1's linear address with this bit changed.
 const L2_VIEW: u64 = 1 << 46;
 
@@ -59,12 +66,21 @@ pub(crate) const CR4: u64 = 0x620; // PAE OSFXSR OSXMMEXCPT
 const EFER: u64 = 0x500; // LMA LME
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
+/// How a vCPU sees the memory.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    /// The memory's linear address.
+    base: u64,
+    /// Where page tables and IDT are, guest-physical.
+    tables: u64,
+}
+
 /// A virtual machine.
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
     memory: Arc<MmapRegion>,
-    base: u64,
+    views: Vec<View>,
     cpuid: CpuId,
     control: Control,
 }
@@ -78,13 +94,30 @@ impl Vm {
     /// Creates a VM whose memory is at `base`, a multiple of 2 MiB in the lower
     /// half of the linear addresses.
     pub fn at(host: &Host, base: u64) -> Result<Self> {
+        Self::with_views(host, &[base])
+    }
+
+    /// Creates a VM whose vCPUs have the memory at addresses of their own, in the order
+    /// of their numbers; further vCPUs have it where the last one has.
+    pub fn with_views(host: &Host, bases: &[u64]) -> Result<Self> {
+        ensure!(
+            (1..=MAX_VIEWS).contains(&bases.len()),
+            "a VM here has 1 to {MAX_VIEWS} views of its memory"
+        );
+        let tables = (VIEW..).step_by(VIEW_SIZE as usize);
+        let views = bases.iter().zip(tables);
         let fd = host.kvm.create_vm().context("KVM_CREATE_VM")?;
         fd.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
         let memory = Arc::new(MmapRegion::new(SIZE as usize).context("guest memory")?);
         let vm = Self {
             fd,
             memory,
-            base,
+            views: views
+                .map(|(base, tables)| View {
+                    base: *base,
+                    tables,
+                })
+                .collect(),
             cpuid: host.cpuid()?,
             control: host.control(),
         };
@@ -134,7 +167,10 @@ impl Vm {
 
     /// Has a vector's handler at an offset into the code.
     fn gate(&self, vector: u64, offset: u64) -> Result<()> {
-        self.gate_in(IDT, self.base, vector, offset)
+        for View { base, tables } in &self.views {
+            self.gate_in(tables + IDT, *base, vector, offset)?;
+        }
+        Ok(())
     }
 
     fn gate_in(&self, idt: u64, base: u64, vector: u64, offset: u64) -> Result<()> {
@@ -144,13 +180,14 @@ impl Vm {
         self.write(idt + 16 * vector + 8, handler >> 32)
     }
 
-    /// Has the memory at a second linear address, for an interpreter in L2 with its
-    /// exceptions. #DB ends its list.
+    /// Has the first view's memory at a second linear address, for an interpreter in L2
+    /// with its exceptions. #DB ends its list.
     pub(crate) fn l2_view(&self) -> Result<Block> {
-        let base = self.base ^ L2_VIEW;
+        let View { base, tables } = self.views[0];
+        let base = base ^ L2_VIEW;
         self.write(
-            PML4 + 8 * ((base >> 39) & 0x1ff),
-            PDPT | PAGE_PRESENT_WRITABLE,
+            tables + PML4 + 8 * ((base >> 39) & 0x1ff),
+            (tables + PDPT) | PAGE_PRESENT_WRITABLE,
         )?;
         for vector in 0..32 {
             let offset = Symbol::Exceptions.offset() + 16 * vector;
@@ -163,10 +200,16 @@ impl Vm {
 
     fn load(&self) -> Result<()> {
         let write = |address, value| self.write(address, value);
-        let index = |shift: u32| 8 * ((self.base >> shift) & 0x1ff);
-        write(PML4 + index(39), PDPT | PAGE_PRESENT_WRITABLE)?;
-        write(PDPT + index(30), PD | PAGE_PRESENT_WRITABLE)?;
-        write(PD + index(21), PAGE_LARGE | PAGE_PRESENT_WRITABLE)?;
+        for View { base, tables } in &self.views {
+            let index = |shift: u32| 8 * ((base >> shift) & 0x1ff);
+            for (at, entry) in [
+                (PML4 + index(39), tables + PDPT),
+                (PDPT + index(30), tables + PD),
+                (PD + index(21), PAGE_LARGE),
+            ] {
+                write(tables + at, entry | PAGE_PRESENT_WRITABLE)?;
+            }
+        }
         write(GDT + u64::from(SELECTOR_CODE), GDT_CODE)?;
         write(GDT + u64::from(SELECTOR_DATA), GDT_DATA)?;
         for vector in 0..32 {
@@ -212,7 +255,8 @@ impl Vm {
         ensure!(id < MAX_VCPUS, "a VM here has at most {MAX_VCPUS} vCPUs");
         let fd = self.fd.create_vcpu(id).context("KVM_CREATE_VCPU")?;
         let block = BLOCKS + id * guest::BLOCK_SIZE;
-        let block = Block::new(Arc::clone(&self.memory), self.base, block);
+        let view = self.views[(id as usize).min(self.views.len() - 1)];
+        let block = Block::new(Arc::clone(&self.memory), view.base, block);
         Vcpu::new(fd, block, self.control)
     }
 
@@ -226,6 +270,8 @@ impl Vm {
     /// Puts a vCPU at the start of the guest's code.
     pub fn restart(&self, vcpu: &Vcpu) -> Result<()> {
         let fd = vcpu.fd();
+        let view = self.views.iter().find(|view| vcpu.owns(view.base));
+        let View { base, tables } = *view.context("the vCPU is of another VM")?;
         let mut sregs = fd.get_sregs()?;
         let data = kvm_segment {
             limit: u32::MAX,
@@ -251,9 +297,9 @@ impl Vm {
             present: 1,
             ..Default::default()
         };
-        (sregs.gdt.base, sregs.gdt.limit) = (self.base + GDT, 0x17);
-        (sregs.idt.base, sregs.idt.limit) = (self.base + IDT, 0xfff);
-        (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, PML4, CR4, EFER);
+        (sregs.gdt.base, sregs.gdt.limit) = (base + GDT, 0x17);
+        (sregs.idt.base, sregs.idt.limit) = (base + tables + IDT, 0xfff);
+        (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, tables + PML4, CR4, EFER);
         sregs.apic_base |= APIC_BASE_X2APIC;
         fd.set_sregs(&sregs).context("KVM_SET_SREGS")?;
         let mut mp_state = fd.get_mp_state()?;
