@@ -146,6 +146,9 @@ enum Command {
         /// Set a shell variable of the suite
         #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
         set: Vec<(String, String)>,
+        /// Limit of the emulator's CPU time, in seconds, instead of the suite's own
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: Option<u64>,
     },
 }
 
@@ -189,8 +192,12 @@ fn verdict(success: bool) -> ExitCode {
     }
 }
 
-fn run_suite(places: &Places, options: &Options, machine: &str, name: &str) -> Result<ExitCode> {
-    let mut suite = Suite::load(&places.suites(), name)?;
+fn run_suite(
+    places: &Places,
+    options: &Options,
+    machine: &str,
+    mut suite: Suite,
+) -> Result<ExitCode> {
     suite.kernels = places.kernels(&suite.kernels);
     let outcomes = check::kernels(places, options, &suite, machine);
     for outcome in &outcomes {
@@ -284,10 +291,13 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             suite,
             append,
             set,
+            seconds,
         } => {
             options.variables = set;
             options.append = append;
-            run_suite(&places, &options, &machine, &suite)
+            let mut suite = Suite::load(&places.suites(), &suite)?;
+            suite.seconds = seconds.unwrap_or(suite.seconds);
+            run_suite(&places, &options, &machine, suite)
         }
     }
 }
