@@ -26,6 +26,15 @@ pub enum Provider {
     None,
 }
 
+/// How tests go that take random steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Random {
+    /// What the steps follow from.
+    pub seed: u64,
+    /// How many.
+    pub steps: u64,
+}
+
 /// This host, with `/dev/kvm` open.
 #[derive(Debug)]
 pub struct Host {
@@ -39,6 +48,8 @@ pub struct Host {
     pub cpus: Vec<usize>,
     /// The file of guest_lbr.ko.
     pub module: PathBuf,
+    /// How tests go that take random steps.
+    pub random: Random,
 }
 
 impl Host {
@@ -58,6 +69,7 @@ impl Host {
             depth: read_number("/sys/bus/event_source/devices/cpu/caps/branches").unwrap_or(0),
             cpus: cpus()?,
             module: module.to_path_buf(),
+            random: Random::default(),
         })
     }
 

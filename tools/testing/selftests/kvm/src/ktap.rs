@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::host::{Host, Provider};
+use crate::host::{Host, Provider, Random};
 use crate::msr::Geometry;
 
 /// How a case ended, if not by an error.
@@ -35,6 +35,8 @@ pub struct Options {
     pub provider: Option<Provider>,
     /// The file of guest_lbr.ko.
     pub module: PathBuf,
+    /// How tests go that take random steps.
+    pub random: Random,
 }
 
 type Run = Box<dyn Fn(&Host) -> Result<Verdict>>;
@@ -114,7 +116,10 @@ impl Suite {
 
     fn run_chosen(&self, options: &Options) -> Result<ExitCode> {
         let host = match Host::probe(options.provider, &options.module) {
-            Ok(host) => host,
+            Ok(host) => Host {
+                random: options.random,
+                ..host
+            },
             Err(error) => return Ok(skip_all(&format!("{error:#}"))),
         };
         if !self.without_lbr {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use clap::Parser;
-use kvm_selftests::host::Provider;
+use kvm_selftests::host::{Provider, Random};
 use kvm_selftests::ktap::Options;
 
 mod tests;
@@ -28,6 +28,12 @@ struct Args {
     /// The module's file, for the test that loads it.
     #[arg(long, value_name = "FILE", default_value = "/lib/modules/guest_lbr.ko")]
     module: PathBuf,
+    /// How many random steps a test takes that takes such.
+    #[arg(long, default_value_t = 2000)]
+    steps: u64,
+    /// What they follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +42,10 @@ fn main() -> ExitCode {
         filter: args.filter,
         provider: args.provider,
         module: args.module,
+        random: Random {
+            seed: args.seed,
+            steps: args.steps,
+        },
     };
     match ALL.iter().find(|(name, _)| *name == args.test) {
         Some((_, Action::Test(suite))) => suite().run(&options),

@@ -7,6 +7,7 @@ use kvm_selftests::ktap::Suite;
 mod harness;
 mod lbr_arch;
 mod lbr_debug;
+mod lbr_disturb;
 mod lbr_filter;
 mod lbr_freeze;
 mod lbr_host_debugctl;
@@ -52,6 +53,8 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_leak", Action::Test(lbr_leak::suite)),
     ("lbr_host_events", Action::Test(lbr_host_events::suite)),
     ("lbr_host_debugctl", Action::Test(lbr_host_debugctl::suite)),
+    ("lbr_disturb", Action::Test(lbr_disturb::suite)),
+    ("lbr_disturb_vmm", Action::Print(lbr_disturb::vmm)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
     ("msr_list", Action::Print(msr_list::print)),
 ];
