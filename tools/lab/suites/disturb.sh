@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Two VMs do anything while the host does anything: each sees its own branches alone"
 #: parts = ["module", "selftests"]
-#: machines = ["skylake-smp"]
+#: machines = ["skylake-smp", "sapphire-rapids:2"]
 #: seconds = 300
 
 # --set STEPS=.. and --set SEED=..: more or other lives, or the one that failed.

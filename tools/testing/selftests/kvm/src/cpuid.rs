@@ -38,3 +38,10 @@ pub fn set_arch_lbr(cpuid: &mut CpuId, there: bool) {
         leaf.edx = leaf.edx & !ARCH_LBR | if there { ARCH_LBR } else { 0 };
     });
 }
+
+/// Returns the depths of architectural LBR, in ascending order.
+pub fn lbr_depths(cpuid: &CpuId) -> Vec<u32> {
+    let depths = leaf(cpuid, ARCH_LBR_LEAF, 0).map_or(0, |leaf| leaf.eax);
+    let has = |number: &u32| depths & 1 << number != 0;
+    (0..8).filter(has).map(|number| 8 * (number + 1)).collect()
+}

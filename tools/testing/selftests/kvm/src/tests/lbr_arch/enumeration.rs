@@ -31,9 +31,8 @@ pub(super) const CASES: &[(&str, Case)] = &[
 /// The depths that the host has.
 pub(super) fn depths(host: &Host) -> Result<Vec<u32>> {
     let cpuid = host.cpuid()?;
-    let leaf = cpuid::leaf(&cpuid, ARCH_LBR_LEAF, 0).context("no CPUID.1CH")?;
-    let has = |number: &u32| leaf.eax & 1 << number != 0;
-    Ok((0..8).filter(has).map(|number| 8 * (number + 1)).collect())
+    cpuid::leaf(&cpuid, ARCH_LBR_LEAF, 0).context("no CPUID.1CH")?;
+    Ok(cpuid::lbr_depths(&cpuid))
 }
 
 /// CPUID.1CH is the host's, without its branch counters.

@@ -2,14 +2,21 @@
 //! An LBR facility as a table: its registers, what they take, and what is recorded.
 //! All else in this test asks the table, so that another facility is another table.
 
+use anyhow::Result;
 use fastrand::Rng;
+use kvm_selftests::cpuid;
 use kvm_selftests::guest::Symbol;
-use kvm_selftests::msr::{self, Geometry};
+use kvm_selftests::host::Host;
+
+mod architectural;
+mod legacy;
 
 /// How far from the next one a colour's addresses begin, and how many it has at most.
 const SPAN: u64 = 1 << 43;
 /// Where in it the addresses are that nobody executes.
 const WRITTEN: u64 = 1 << 39;
+/// Of so many random registers one is none of a record.
+const HEADS: u32 = 6;
 
 /// Whose an address is: each vCPU has its code and all that is written for it in a
 /// range of its own.
@@ -45,6 +52,12 @@ pub(super) enum Sort {
     Select,
     /// The number of the newest record.
     Top,
+    /// How many records there are.
+    Depth,
+    /// Whether the guest's PMI ends recording.
+    Freeze,
+    /// The last branch before the last event.
+    Last,
     /// Where a branch was.
     From(usize),
     /// Where it went.
@@ -54,57 +67,77 @@ pub(super) enum Sort {
 }
 
 impl Sort {
-    /// Returns whether branches that are recorded change it, and a gap empties it.
-    pub(super) fn is_record(self) -> bool {
-        matches!(self, Self::From(_) | Self::To(_) | Self::Info(_))
+    /// Returns the number of the record of which it is.
+    pub(super) fn record(self) -> Option<usize> {
+        match self {
+            Self::From(record) | Self::To(record) | Self::Info(record) => Some(record),
+            _ => None,
+        }
     }
 
-    fn is_address(self) -> bool {
-        matches!(self, Self::From(_) | Self::To(_))
+    /// Returns whether both are of records, and hold the same of them.
+    pub(super) fn is_like(self, other: Self) -> bool {
+        self.record().is_some() && std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
+/// What a register takes, and what the hardware makes of it.
+#[derive(Clone, Debug)]
+enum Takes {
+    /// These bits.
+    Bits(u64),
+    /// These values.
+    OneOf(Vec<u64>),
+    /// An address in these bits; the others are flags.
+    Address(u64),
+}
+
 /// One register.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Register {
     pub(super) msr: u32,
     pub(super) sort: Sort,
-    /// The bits that it takes, if it has no address.
-    takes: u64,
-    /// The bits of its address, if it has one; the others are flags.
-    address: u64,
-    /// A value that it refuses, if there is one.
-    refuses: Option<u64>,
+    takes: Takes,
+    /// Some values that it refuses.
+    refuses: Vec<u64>,
 }
 
 impl Register {
     /// Returns the address in a value.
     pub(super) fn address(&self, value: u64) -> u64 {
-        value & self.address
+        match self.takes {
+            Takes::Address(bits) => value & bits,
+            _ => 0,
+        }
     }
 
     /// Returns a value that it takes, for a vCPU of this colour.
     pub(super) fn legal(&self, colour: Colour, rng: &mut Rng) -> u64 {
-        match (self.sort.is_address(), rng.u32(0..4)) {
-            (true, 0) => 0,
-            (true, _) => colour.written(rng),
-            (false, _) => rng.u64(..) & self.takes,
+        match (&self.takes, rng.u32(0..4)) {
+            (Takes::OneOf(values), _) => values[rng.usize(0..values.len())],
+            (_, 0) => 0,
+            (Takes::Address(_), _) => colour.written(rng),
+            (Takes::Bits(bits), _) => rng.u64(..) & bits,
         }
     }
 
     /// Returns a value that it refuses, if there is one.
-    pub(super) fn illegal(&self) -> Option<u64> {
-        self.refuses
+    pub(super) fn illegal(&self, rng: &mut Rng) -> Option<u64> {
+        rng.choice(&self.refuses).copied()
     }
 
     /// Returns whether the hardware may have recorded a value for a vCPU of this colour.
     pub(super) fn may_record(&self, value: u64, colour: Colour) -> bool {
-        match self.sort.is_address() {
-            true => {
-                let address = self.address(value);
+        match &self.takes {
+            // It is what the CPU last recorded, of whomever, if an event comes before a
+            // branch that the guest's filters let through; that no register holds before.
+            _ if self.sort == Sort::Last => true,
+            Takes::Address(bits) => {
+                let address = value & bits;
                 colour.has(address) && address < colour.base() + WRITTEN
             }
-            false => value & !self.takes == 0,
+            Takes::Bits(bits) => value & !bits == 0,
+            Takes::OneOf(values) => values.contains(&value),
         }
     }
 }
@@ -114,11 +147,38 @@ impl Register {
 pub(super) struct Control {
     pub(super) msr: u32,
     /// Its bit that has branches recorded.
+    pub(super) record: u64,
+    /// That with all that the routines of the guest want.
     pub(super) on: u64,
-    /// Its bit that has the guest's PMI clear that bit.
-    pub(super) freeze: u64,
-    /// A value that it refuses.
-    pub(super) refuses: u64,
+    /// The bits that it takes.
+    takes: u64,
+    /// Bits that it refuses.
+    refuses: u64,
+}
+
+impl Control {
+    /// Returns a value that it takes.
+    pub(super) fn legal(&self, rng: &mut Rng) -> u64 {
+        let record = match rng.u32(0..5) {
+            0..3 => self.record,
+            _ => 0,
+        };
+        let others = match rng.bool() {
+            true => self.on,
+            false => rng.u64(..) & self.takes,
+        };
+        record | others & !self.record
+    }
+
+    /// Returns a value that it refuses.
+    pub(super) fn illegal(&self, rng: &mut Rng) -> u64 {
+        loop {
+            let bit = 1 << rng.u32(0..64);
+            if self.refuses & bit != 0 {
+                return self.legal(rng) | bit;
+            }
+        }
+    }
 }
 
 /// What of a guest's branches is recorded.
@@ -142,29 +202,8 @@ pub(super) struct Exception {
     pub(super) newest: Option<Symbol>,
 }
 
-/// An LBR facility.
-#[derive(Clone, Debug)]
-pub(super) struct Facility {
-    pub(super) depth: usize,
-    pub(super) control: Control,
-    pub(super) registers: Vec<Register>,
-    pub(super) exceptions: &'static [Exception],
-    /// What of the selecting register suppresses all of ring 0, some direct jumps, and
-    /// has records removed.
-    select_no_ring_0: u64,
-    select_no_jumps: u64,
-    select_call_stack: u64,
-}
-
-/// LBR_SELECT.
-const CPL_EQ_0: u64 = 1 << 0;
-const NEAR_REL_JMP: u64 = 1 << 7;
-const EN_CALLSTACK: u64 = 1 << 9;
-const SELECT_TAKES: u64 = 0x3ff;
-/// LBR_INFO: mispredicted, and a count of cycles.
-const INFO_TAKES: u64 = 1 << 63 | 0xffff;
-
-const LEGACY_EXCEPTIONS: &[Exception] = &[
+/// Those that both facilities know.
+const EXCEPTIONS: &[Exception] = &[
     Exception {
         name: "INT1",
         routine: Symbol::Icebp,
@@ -195,83 +234,82 @@ const LEGACY_EXCEPTIONS: &[Exception] = &[
     },
 ];
 
+/// What the registers that select branches mean to a guest in ring 0.
+#[derive(Clone, Copy, Debug)]
+struct Selection {
+    recorded: Recorded,
+    /// Returns remove the records of calls.
+    call_stack: bool,
+}
+
+/// An LBR facility.
+#[derive(Clone, Debug)]
+pub(super) struct Facility {
+    /// How many records there are, the most if that can be chosen.
+    pub(super) depth: usize,
+    pub(super) control: Control,
+    /// The register that has the guest's PMI end recording, and the bit.
+    freeze: u64,
+    /// Those of records are the last.
+    pub(super) registers: Vec<Register>,
+    pub(super) exceptions: &'static [Exception],
+    /// Record 0 is the newest; the others move.
+    pub(super) moves: bool,
+    /// Branch stacks of the host's may hold the branches of guests.
+    pub(super) host_records_guests: bool,
+    /// What must happen in a thousand steps, beside what does with any facility.
+    pub(super) happens: &'static [&'static str],
+    selection: fn(control: u64, select: u64) -> Selection,
+}
+
 impl Facility {
-    /// The facility of LASTBRANCH and LBR_INFO registers, which DEBUGCTL controls.
-    pub(super) fn legacy(lbr: Geometry) -> Self {
-        const NOT_CANONICAL: u64 = 0x5a5a << 47;
-        // Format 6 has a count of cycles above TO.
-        let to_refuses = (lbr.format != 6).then_some(NOT_CANONICAL);
-        let depth = lbr.depth as usize;
-        let mut registers = vec![
-            Register {
-                msr: msr::LBR_SELECT,
-                sort: Sort::Select,
-                takes: SELECT_TAKES,
-                address: 0,
-                refuses: Some(SELECT_TAKES + 1),
-            },
-            Register {
-                msr: msr::LBR_TOS,
-                sort: Sort::Top,
-                takes: u64::from(lbr.depth) - 1,
-                address: 0,
-                refuses: Some(u64::from(lbr.depth)),
-            },
-        ];
-        for (msr, number) in lbr.record_registers().into_iter().zip(0..) {
-            let record = number % depth;
-            let (sort, takes, refuses) = match number / depth {
-                0 => (Sort::From(record), 0, Some(NOT_CANONICAL)),
-                1 => (Sort::To(record), 0, to_refuses),
-                _ => (Sort::Info(record), INFO_TAKES, Some(1 << 40)),
-            };
-            let address = match sort.is_address() {
-                true => lbr.address(u64::MAX),
-                false => 0,
-            };
-            registers.push(Register {
-                msr,
-                sort,
-                takes,
-                address,
-                refuses,
-            });
-        }
-        Self {
-            depth,
-            control: Control {
-                msr: msr::DEBUGCTL,
-                on: msr::DEBUGCTL_LBR,
-                freeze: msr::DEBUGCTL_FREEZE_LBRS_ON_PMI,
-                refuses: 1 << 40,
-            },
-            registers,
-            exceptions: LEGACY_EXCEPTIONS,
-            select_no_ring_0: CPL_EQ_0,
-            select_no_jumps: NEAR_REL_JMP | EN_CALLSTACK,
-            select_call_stack: EN_CALLSTACK,
-        }
+    /// Returns that of guests of this host.
+    pub(super) fn of(host: &Host) -> Result<Self> {
+        let lbr = host.lbr()?;
+        Ok(match lbr.is_architectural() {
+            true => architectural::facility(lbr, &cpuid::lbr_depths(&host.cpuid()?)),
+            false => legacy::facility(lbr),
+        })
     }
 
     /// Returns what is recorded of a guest that runs in ring 0.
     pub(super) fn recorded(&self, control: u64, select: u64) -> Recorded {
-        if control & self.control.on == 0 || select & self.select_no_ring_0 != 0 {
-            Recorded::Nothing
-        } else if select & self.select_no_jumps != 0 {
-            Recorded::Some
-        } else {
-            Recorded::Jumps
+        match control & self.control.record {
+            0 => Recorded::Nothing,
+            _ => (self.selection)(control, select).recorded,
         }
     }
 
     /// Returns whether returns remove the records of calls.
-    pub(super) fn is_call_stack(&self, select: u64) -> bool {
-        select & self.select_call_stack != 0
+    pub(super) fn is_call_stack(&self, control: u64, select: u64) -> bool {
+        (self.selection)(control, select).call_stack
+    }
+
+    /// Returns the controlling register as the PMI handler finds it, given the register
+    /// by which it freezes, if that is another.
+    pub(super) fn at_pmi(&self, control: u64, freeze: Option<u64>) -> u64 {
+        match freeze.unwrap_or(control) & self.freeze {
+            0 => control,
+            _ => control & !self.control.record,
+        }
     }
 
     /// Returns the number of the register of a sort.
     pub(super) fn find(&self, sort: Sort) -> Option<usize> {
         self.registers.iter().position(|r| r.sort == sort)
+    }
+
+    /// Returns the number of a random register.
+    pub(super) fn random(&self, rng: &mut Rng) -> usize {
+        let heads = self
+            .registers
+            .iter()
+            .take_while(|r| r.sort.record().is_none());
+        let heads = heads.count();
+        match rng.u32(0..HEADS) {
+            0 => rng.usize(0..heads),
+            _ => rng.usize(heads..self.registers.len()),
+        }
     }
 
     /// Returns the number of the record that is so many branches old, given the register
@@ -289,3 +327,8 @@ impl Facility {
         registers.chain([self.control.msr]).collect()
     }
 }
+
+#[cfg(test)]
+pub(super) use architectural::tests::facility as architectural;
+#[cfg(test)]
+pub(super) use legacy::tests::facility as legacy;

@@ -126,7 +126,7 @@ fn lives(host: &Host) -> Result<Verdict> {
     if host.two_cpus().is_none() {
         return skip("needs two CPUs");
     }
-    let facility = Arc::new(Facility::legacy(host.lbr()?));
+    let facility = Arc::new(Facility::of(host)?);
     let all = host.random.steps;
     let mut stats = Stats::default();
     let mut done = 0;
@@ -144,7 +144,7 @@ fn lives(host: &Host) -> Result<Verdict> {
     }
     println!("# {stats}");
     if all >= EVERYTHING {
-        stats.expect_all()?;
+        stats.expect_all(facility.happens)?;
     }
     PASS
 }

@@ -8,9 +8,9 @@ use kvm_selftests::guest::{self, Command, Exception as Fault, Outcome, Symbol, G
 use kvm_selftests::msr;
 use kvm_selftests::vcpu::{Note, Stop, Vcpu};
 
-use super::facility::{Colour, Control, Exception, Facility, Recorded, Sort};
+use super::facility::{Colour, Exception, Facility, Recorded, Sort};
 use super::faults::Faults;
-use super::reference::{Records, Reference, Undisturbed};
+use super::reference::{Records, Reference, Undisturbed, Writer};
 use super::stats::Stats;
 
 /// Branches until the guest's PMI.
@@ -29,7 +29,7 @@ pub(super) enum Op {
     WriteIllegal(usize, u64),
     ReadControl,
     WriteControl(u64),
-    WriteControlIllegal,
+    WriteControlIllegal(u64),
     /// Record jumps.
     Jumps,
     Spin(u32),
@@ -77,35 +77,20 @@ pub(super) struct Conditions<'a> {
     pub(super) notes: u64,
 }
 
-/// Returns a random value that the controlling register takes.
-pub(super) fn random_control(facility: &Facility, rng: &mut Rng) -> u64 {
-    let on = if rng.u32(0..5) < 3 {
-        facility.control.on
-    } else {
-        0
-    };
-    let freeze = if rng.u32(0..4) == 0 {
-        facility.control.freeze
-    } else {
-        0
-    };
-    on | freeze
-}
-
 impl Op {
     fn random(facility: &Facility, colour: Colour, rng: &mut Rng) -> Self {
-        let index = rng.usize(0..facility.registers.len());
-        let register = &facility.registers[index];
+        let index = facility.random(rng);
+        let (register, control) = (&facility.registers[index], &facility.control);
         match rng.u32(0..100) {
             0..20 => Self::Read(index),
             20..38 => Self::Write(index, register.legal(colour, rng)),
-            38..43 => match register.illegal() {
+            38..43 => match register.illegal(rng) {
                 Some(value) => Self::WriteIllegal(index, value),
                 None => Self::Read(index),
             },
             43..50 => Self::ReadControl,
-            50..66 => Self::WriteControl(random_control(facility, rng)),
-            66..68 => Self::WriteControlIllegal,
+            50..66 => Self::WriteControl(control.legal(rng)),
+            66..68 => Self::WriteControlIllegal(control.illegal(rng)),
             68..78 => Self::Jumps,
             78..90 => Self::Spin(rng.u32(1..SPINS)),
             90..95 => Self::Cpuid(rng.u32(1..5)),
@@ -127,8 +112,9 @@ impl Op {
                 vec![Command::Wrmsr(msr(index), value)]
             }
             Self::ReadControl => vec![Command::Rdmsr(control.msr)],
-            Self::WriteControl(value) => vec![Command::Wrmsr(control.msr, value)],
-            Self::WriteControlIllegal => vec![Command::Wrmsr(control.msr, control.refuses)],
+            Self::WriteControl(value) | Self::WriteControlIllegal(value) => {
+                vec![Command::Wrmsr(control.msr, value)]
+            }
             Self::Jumps => and_top(Command::Call(Symbol::Jumps, 0)),
             Self::Spin(turns) => vec![Command::Call(Symbol::Spin, turns)],
             Self::Cpuid(times) => vec![Command::Call(Symbol::Cpuid, times)],
@@ -165,7 +151,7 @@ impl Program {
             2 => ops.extend([Op::Spin(rng.u32(1..4 * SPINS)), Op::ReadControl]),
             // One of each at most, as the handlers keep no more.
             3 => ops.push(Op::Raise(rng.usize(0..facility.exceptions.len()))),
-            4 => ops.push(Op::Pmi(random_control(facility, rng), rng.bool())),
+            4 => ops.push(Op::Pmi(facility.control.legal(rng), rng.bool())),
             _ => {}
         }
         Self(ops)
@@ -226,6 +212,7 @@ impl Program {
             stats,
             raised: 0,
         };
+        judge.vcpu.enter();
         // The interpreter comes to the first.
         judge.vcpu.branches(conditions.undisturbed);
         for (number, op) in self.0.iter().enumerate() {
@@ -261,6 +248,11 @@ impl Judge<'_> {
     /// Returns whether an access was not denied; fails if its outcome is neither that of
     /// a filter nor the value or exception that it has without.
     fn allowed(&mut self, index: usize, access: Access, outcome: Outcome) -> Result<bool> {
+        if self.vcpu.is_beyond(index) {
+            ensure!(outcome == Err(GP), "{outcome:x?} beyond the depth");
+            self.stats.count("accesses beyond the depth");
+            return Ok(false);
+        }
         let filters = self.conditions.filters;
         let denied = filters.iter().filter(|f| f.denies(index, access)).count();
         match outcome {
@@ -291,10 +283,13 @@ impl Judge<'_> {
             Op::Write(index, value) => {
                 let outcome = self.outcome()?;
                 if self.allowed(index, Access::WRITE, outcome)? {
-                    self.vcpu.write(index, value);
+                    self.vcpu.write(index, value, Writer::Guest);
+                    if self.facility.registers[index].sort == Sort::Depth {
+                        self.stats.count("depths written");
+                    }
                 }
             }
-            Op::WriteIllegal(..) | Op::WriteControlIllegal => self.must_fault()?,
+            Op::WriteIllegal(..) | Op::WriteControlIllegal(_) => self.must_fault()?,
             Op::ReadControl => {
                 let value = self.outcome()??;
                 self.vcpu.expect_control(value)?;
@@ -353,6 +348,12 @@ impl Judge<'_> {
         Ok(Some(value))
     }
 
+    /// Returns whether the facility has a register of the newest record, which could not be
+    /// read.
+    fn lacks(&self, top: Option<u64>) -> bool {
+        top.is_none() && self.facility.find(Sort::Top).is_some()
+    }
+
     /// What is recorded from here to a routine's end, where recording is off, and how
     /// completely.
     fn recorded_by(&mut self) -> (Recorded, Records) {
@@ -372,12 +373,11 @@ impl Judge<'_> {
         self.outcome()??;
         let before = match self.vcpu.is_on() {
             true => None,
-            false => self.vcpu.top(),
+            false => self.vcpu.known(Sort::Top),
         };
         let (recorded, records) = self.recorded_by();
         let top = self.top()?;
-        let has_top = self.facility.find(Sort::Top).is_some();
-        if recorded != Recorded::Jumps || (has_top && top.is_none()) {
+        if recorded != Recorded::Jumps || self.lacks(top) {
             return Ok(());
         }
         if self.undisturbed() == Undisturbed::Yes {
@@ -410,8 +410,11 @@ impl Judge<'_> {
         let (recorded, records) = self.recorded_by();
         let top = self.top()?;
         let note = report.note;
-        let on = self.facility.control.on;
-        let expected = if exception.goes_on { on } else { 0 };
+        let control = self.facility.control;
+        let expected = match exception.goes_on {
+            true => control.on,
+            false => control.on & !control.record,
+        };
         ensure!(
             note.vector == exception.vector && note.control == expected,
             "the handler of vector {} found {:#x}, not that of vector {} {expected:#x}",
@@ -421,9 +424,12 @@ impl Judge<'_> {
         );
         self.raised += 1;
         self.stats.count("exceptions");
-        if let (Recorded::Jumps, Some(_), Some(newest)) = (recorded, top, exception.newest) {
-            let branch = (self.address(newest), None);
-            self.vcpu.newest(top, &[branch], records);
+        match (recorded, exception.newest) {
+            (Recorded::Jumps, Some(newest)) if !self.lacks(top) => {
+                let branch = (self.address(newest), None);
+                self.vcpu.newest(top, &[branch], records);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -434,11 +440,8 @@ impl Judge<'_> {
         }
         let count = self.outcome()??;
         ensure!(count == 1, "{count} PMIs, not one");
-        let Control { on, freeze, .. } = self.facility.control;
-        let expected = match control & freeze {
-            0 => control,
-            _ => control & !on,
-        };
+        let freeze = self.vcpu.known(Sort::Freeze);
+        let expected = self.facility.at_pmi(control, freeze);
         ensure!(
             report.at_pmi == expected,
             "the PMI handler found {:#x}, not {expected:#x}",

@@ -33,11 +33,24 @@ impl Allowed {
         }
     }
 
+    fn all_of(&mut self, others: &[u64]) {
+        self.values.extend(others);
+        self.values.sort_unstable();
+        self.values.dedup();
+    }
+
     fn has(&self, value: u64, register: &Register, colour: Colour) -> bool {
         self.values.contains(&value)
             || (self.address.is_some() && self.address == Some(register.address(value)))
             || (self.recorded && register.may_record(value, colour))
     }
+}
+
+/// Who writes a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writer {
+    Guest,
+    Userspace,
 }
 
 /// Whether somebody may have taken the LBR from a vCPU while it ran.
@@ -65,22 +78,29 @@ pub(super) struct Reference {
     pub(super) colour: Colour,
     pub(super) control: u64,
     registers: Vec<Allowed>,
+    /// Whatever a record may hold, all that are older may hold.
+    moved: bool,
 }
 
 impl Reference {
     /// A new vCPU's.
     pub(super) fn new(facility: &Arc<Facility>, colour: Colour) -> Self {
+        let initial = |register: &Register| match register.sort {
+            Sort::Depth => Allowed::value(facility.depth as u64),
+            _ => Allowed::value(0),
+        };
         Self {
             facility: Arc::clone(facility),
             colour,
             control: 0,
-            registers: vec![Allowed::value(0); facility.registers.len()],
+            registers: facility.registers.iter().map(initial).collect(),
+            moved: false,
         }
     }
 
-    /// Returns a register's value if there is no doubt.
-    fn known(&self, index: usize) -> Option<u64> {
-        match self.registers[index] {
+    /// Returns a register's value, if there is such a register and no doubt.
+    pub(super) fn known(&self, sort: Sort) -> Option<u64> {
+        match self.registers[self.facility.find(sort)?] {
             Allowed {
                 ref values,
                 address: None,
@@ -91,15 +111,19 @@ impl Reference {
     }
 
     fn select(&self) -> u64 {
-        let index = self.facility.find(Sort::Select);
-        index.and_then(|index| self.known(index)).unwrap_or(0)
+        self.known(Sort::Select).unwrap_or(0)
     }
 
-    /// Returns the number of the newest record, if it is known.
-    pub(super) fn top(&self) -> Option<u64> {
-        self.facility
-            .find(Sort::Top)
-            .and_then(|index| self.known(index))
+    /// Returns how many records the guest has.
+    fn depth(&self) -> usize {
+        self.known(Sort::Depth)
+            .map_or(self.facility.depth, |depth| depth as usize)
+    }
+
+    /// Returns whether a register is of a record that userspace alone has.
+    pub(super) fn is_beyond(&self, index: usize) -> bool {
+        let record = self.facility.registers[index].sort.record();
+        record.is_some_and(|record| record >= self.depth())
     }
 
     /// Returns what is recorded now.
@@ -109,12 +133,32 @@ impl Reference {
 
     /// Returns whether the guest has branches recorded, be it none of its own.
     pub(super) fn is_on(&self) -> bool {
-        self.control & self.facility.control.on != 0
+        self.control & self.facility.control.record != 0
     }
 
-    /// A register is written.
-    pub(super) fn write(&mut self, index: usize, value: u64) {
+    /// A register is written. A guest that says how many records there are empties them,
+    /// and what userspace had beyond.
+    pub(super) fn write(&mut self, index: usize, value: u64, by: Writer) {
+        let sort = self.facility.registers[index].sort;
+        if sort == Sort::Depth && by == Writer::Guest {
+            for (allowed, register) in self.registers.iter_mut().zip(&self.facility.registers) {
+                if register.sort.record().is_some() {
+                    *allowed = Allowed::value(0);
+                }
+            }
+        }
         self.registers[index] = Allowed::value(value);
+        self.moved = false;
+    }
+
+    /// The guest is entered. What userspace has of records that the guest has not may be
+    /// lost by that.
+    pub(super) fn enter(&mut self) {
+        for index in 0..self.registers.len() {
+            if self.is_beyond(index) {
+                self.registers[index].also(0);
+            }
+        }
     }
 
     /// The guest takes branches.
@@ -122,18 +166,54 @@ impl Reference {
         if !self.is_on() {
             return;
         }
+        let facility = Arc::clone(&self.facility);
         let recorded = self.recorded() != Recorded::Nothing;
-        let removed = recorded && self.facility.is_call_stack(self.select());
-        for (allowed, register) in self.registers.iter_mut().zip(&self.facility.registers) {
-            if register.sort.is_record() {
-                allowed.recorded |= recorded;
-                if undisturbed == Undisturbed::No || removed {
-                    allowed.also(0);
+        let removed = recorded && facility.is_call_stack(self.control, self.select());
+        if recorded && facility.moves {
+            self.records_move(removed);
+        }
+        let depth = self.depth();
+        for (allowed, register) in self.registers.iter_mut().zip(&facility.registers) {
+            match (register.sort, register.sort.record()) {
+                (_, Some(record)) => {
+                    let there = record < depth;
+                    allowed.recorded |= recorded && there;
+                    if undisturbed == Undisturbed::No || removed && there {
+                        allowed.also(0);
+                    }
                 }
-            } else if register.sort == Sort::Top {
-                allowed.recorded |= recorded;
+                (Sort::Top, _) => allowed.recorded |= recorded,
+                (Sort::Last, _) => allowed.recorded = true,
+                _ => {}
             }
         }
+    }
+
+    /// Each record makes the others one older, and one that is removed makes them one
+    /// newer. How many there are is not known.
+    fn records_move(&mut self, removed: bool) {
+        if self.moved && !removed {
+            return;
+        }
+        let depth = self.depth();
+        let registers = &self.facility.registers;
+        for first in [Sort::From(0), Sort::To(0), Sort::Info(0)] {
+            let record = |sort: Sort| sort.record().filter(|record| *record < depth);
+            let those: Vec<_> = (0..registers.len())
+                .filter(|i| {
+                    registers[*i].sort.is_like(first) && record(registers[*i].sort).is_some()
+                })
+                .collect();
+            let mut newer = vec![];
+            if removed {
+                newer.extend(those.iter().flat_map(|i| self.registers[*i].values.clone()));
+            }
+            for index in those {
+                self.registers[index].all_of(&newer);
+                newer.clone_from(&self.registers[index].values);
+            }
+        }
+        self.moved = true;
     }
 
     /// The newest records are those of branches from and to these addresses, newest
@@ -148,7 +228,8 @@ impl Reference {
         records: Records,
     ) {
         let facility = Arc::clone(&self.facility);
-        for (age, (from, to)) in branches.iter().enumerate().take(facility.depth) {
+        self.moved = false;
+        for (age, (from, to)) in branches.iter().enumerate().take(self.depth()) {
             let record = facility.record(top, age);
             for (sort, address) in [
                 (Sort::From(record), Some(*from)),
@@ -202,7 +283,8 @@ impl Reference {
     /// Fails unless a register may have this value; from now on it has.
     pub(super) fn settle(&mut self, index: usize, value: u64) -> Result<()> {
         self.expect(index, value)?;
-        self.write(index, value);
+        self.registers[index] = Allowed::value(value);
+        self.moved = false;
         Ok(())
     }
 
@@ -249,24 +331,20 @@ fn whose(address: u64, colour: Colour) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facility::{architectural, legacy};
     use super::*;
-    use kvm_selftests::msr::Geometry;
 
     const FROM_0: usize = 2;
     const MINE: Colour = Colour::new(1);
 
     fn reference() -> Reference {
-        let lbr = Geometry {
-            format: 5,
-            depth: 4,
-        };
-        Reference::new(&Arc::new(Facility::legacy(lbr)), MINE)
+        Reference::new(&Arc::new(legacy(4)), MINE)
     }
 
     #[test]
     fn what_was_written_is_kept_while_nothing_is_recorded() {
         let mut reference = reference();
-        reference.write(FROM_0, 5);
+        reference.write(FROM_0, 5, Writer::Guest);
         reference.branches(Undisturbed::No);
         reference.expect(FROM_0, 5).unwrap();
         reference.expect(FROM_0, 0).unwrap_err();
@@ -276,7 +354,7 @@ mod tests {
     #[test]
     fn what_is_recorded_is_of_the_own_colour() {
         let mut reference = reference();
-        reference.write(FROM_0, 5);
+        reference.write(FROM_0, 5, Writer::Guest);
         reference.control = 1;
         reference.branches(Undisturbed::Yes);
         for value in [5, MINE.base(), MINE.base() + 0x1234] {
@@ -296,8 +374,8 @@ mod tests {
     #[test]
     fn a_filter_of_all_branches_keeps_the_records() {
         let mut reference = reference();
-        reference.write(0, 1);
-        reference.write(FROM_0, 5);
+        reference.write(0, 1, Writer::Guest);
+        reference.write(FROM_0, 5, Writer::Guest);
         reference.control = 1;
         reference.branches(Undisturbed::Yes);
         reference.expect(FROM_0, MINE.base()).unwrap_err();
@@ -320,11 +398,61 @@ mod tests {
         reference.expect(FROM_0 + 2, 0).unwrap();
         reference.newest(Some(1), &[jump(50)], Records::Gap);
         reference.expect(FROM_0 + 1, 0).unwrap();
-        reference.write(FROM_0 + 1, 7);
+        reference.write(FROM_0 + 1, 7, Writer::Guest);
         reference.newest(Some(1), &[jump(50)], Records::Gap);
         reference.expect(FROM_0 + 1, 7).unwrap_err();
-        reference.write(FROM_0 + 1, 7);
+        reference.write(FROM_0 + 1, 7, Writer::Guest);
         reference.newest(Some(1), &[jump(50)], Records::OldGap);
         reference.expect(FROM_0 + 1, 7).unwrap();
+    }
+    fn of_moving_records() -> (Reference, impl Fn(Sort) -> usize) {
+        let facility = Arc::new(architectural(8));
+        let reference = Reference::new(&facility, MINE);
+        (reference, move |sort| facility.find(sort).unwrap())
+    }
+
+    #[test]
+    fn records_move_to_where_they_are_older() {
+        let (mut reference, find) = of_moving_records();
+        let from = |record| find(Sort::From(record));
+        reference.write(from(2), 5, Writer::Guest);
+        reference.control = architectural(8).control.on;
+        reference.branches(Undisturbed::Yes);
+        for (record, may) in [(0, false), (1, false), (2, true), (3, true), (7, true)] {
+            assert_eq!(reference.expect(from(record), 5).is_ok(), may, "{record}");
+        }
+        reference.expect(find(Sort::To(3)), 5).unwrap_err();
+        reference.expect(from(2), 0).unwrap();
+        // Calls and returns move them back.
+        reference.control |= 1 << 3;
+        reference.branches(Undisturbed::Yes);
+        reference.expect(from(0), 5).unwrap();
+    }
+
+    #[test]
+    fn the_guest_alone_empties_by_a_depth() {
+        let (mut reference, find) = of_moving_records();
+        let (newest, oldest) = (find(Sort::From(0)), find(Sort::From(7)));
+        let write_depth = |reference: &mut Reference, depth, by| {
+            reference.write(find(Sort::Depth), depth, by);
+        };
+        for index in [newest, oldest] {
+            reference.write(index, 5, Writer::Userspace);
+        }
+        write_depth(&mut reference, 4, Writer::Userspace);
+        assert!(reference.is_beyond(oldest) && !reference.is_beyond(newest));
+        reference.control = architectural(8).control.on;
+        reference.branches(Undisturbed::Yes);
+        reference.expect(oldest, 5).unwrap();
+        reference.expect(oldest, 0).unwrap_err();
+        reference.expect(oldest, MINE.base()).unwrap_err();
+        reference.enter();
+        reference.expect(oldest, 0).unwrap();
+        write_depth(&mut reference, 8, Writer::Guest);
+        assert!(!reference.is_beyond(oldest));
+        for index in [newest, oldest] {
+            reference.expect(index, 5).unwrap_err();
+            reference.expect(index, 0).unwrap();
+        }
     }
 }

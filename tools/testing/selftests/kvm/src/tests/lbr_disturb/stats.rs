@@ -46,10 +46,11 @@ impl Stats {
         }
     }
 
-    /// Fails if something never happened.
-    pub(super) fn expect_all(&self) -> Result<()> {
+    /// Fails if something never happened, of these things too.
+    pub(super) fn expect_all(&self, these: &[&str]) -> Result<()> {
         let missing: Vec<_> = EXPECTED
             .iter()
+            .chain(these)
             .filter(|what| !self.0.contains_key(*what))
             .collect();
         ensure!(missing.is_empty(), "there were no {missing:?}; {self}");

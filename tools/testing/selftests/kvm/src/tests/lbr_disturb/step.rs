@@ -9,7 +9,7 @@ use kvm_ioctls::MsrFilterRangeFlags as Access;
 use kvm_selftests::perf::Guest;
 
 use super::facility::{Colour, Facility};
-use super::program::{random_control, Filter, Program};
+use super::program::{Filter, Program};
 
 /// How many VMs there are, and how many vCPUs each has.
 pub(super) const VMS: usize = 2;
@@ -113,7 +113,7 @@ pub(super) enum Step {
     /// Userspace writes registers, the last of them one of many that are refused.
     Set(Id, By, Vec<(usize, u64)>, Option<(usize, u64)>),
     SetControl(Id, By, u64),
-    SetControlIllegal(Id, By),
+    SetControlIllegal(Id, By, u64),
     /// Userspace sets a VM's MSR filter.
     Filter(usize, Filter),
     /// Userspace saves a VM, restores it into a new one, and closes the old one before or
@@ -257,9 +257,9 @@ impl<'a> Steps<'a> {
             .take(count)
             .map(|index| (*index, registers[*index].legal(id.colour(), rng)))
             .collect();
-        let refused = rng.usize(0..registers.len());
+        let refused = self.facility.random(rng);
         let refused = registers[refused]
-            .illegal()
+            .illegal(rng)
             .filter(|_| rng.u32(0..3) == 0)
             .map(|value| (refused, value));
         Step::Set(id, by, values, refused)
@@ -304,10 +304,13 @@ impl<'a> Steps<'a> {
             470..540 => Step::Get(id, self.by()),
             540..610 => self.set(id),
             610..650 => {
-                let value = random_control(self.facility, &mut self.rng);
+                let value = self.facility.control.legal(&mut self.rng);
                 Step::SetControl(id, self.by(), value)
             }
-            650..660 => Step::SetControlIllegal(id, self.by()),
+            650..660 => {
+                let value = self.facility.control.illegal(&mut self.rng);
+                Step::SetControlIllegal(id, self.by(), value)
+            }
             660..695 => self.filter(id.vm),
             695..710 => self.restore(id.vm),
             710..780 if plan.events < EVENTS => self.open(id),
@@ -343,30 +346,24 @@ impl Iterator for Steps<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::facility::{architectural, legacy};
     use super::*;
-    use kvm_selftests::msr::Geometry;
-
-    fn facility() -> Facility {
-        Facility::legacy(Geometry {
-            format: 5,
-            depth: 32,
-        })
-    }
 
     #[test]
     fn a_seed_gives_the_same_steps_again() {
-        let facility = facility();
-        let some = |seed| {
-            let steps = Steps::new(&facility, seed).take(500);
-            steps.map(|step| format!("{step:?}")).collect::<Vec<_>>()
-        };
-        assert_eq!(some(1), some(1));
-        assert_ne!(some(1), some(2));
+        for facility in [legacy(32), architectural(32)] {
+            let some = |seed| {
+                let steps = Steps::new(&facility, seed).take(500);
+                steps.map(|step| format!("{step:?}")).collect::<Vec<_>>()
+            };
+            assert_eq!(some(1), some(1));
+            assert_ne!(some(1), some(2));
+        }
     }
 
     #[test]
     fn steps_fit_what_there_is() {
-        let facility = facility();
+        let facility = legacy(32);
         let mut plan = Plan::default();
         for step in Steps::new(&facility, 3).take(20_000) {
             match &step {

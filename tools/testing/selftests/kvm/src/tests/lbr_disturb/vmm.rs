@@ -78,7 +78,7 @@ pub(crate) fn run() -> Result<()> {
 
 fn record(parent: Pid) -> Result<()> {
     let host = Host::probe(None, std::path::Path::new(""))?;
-    let facility = Facility::legacy(host.lbr()?);
+    let facility = Facility::of(&host)?;
     let vm = Vm::at(&host, COLOUR.base())?;
     let mut vcpu = vm.vcpu(0)?;
     let control = facility.control;

@@ -10,7 +10,6 @@ use fastrand::Rng;
 use kvm_ioctls::MsrFilterRangeFlags as Access;
 use kvm_selftests::host::{can_offline, Host, Offline};
 use kvm_selftests::module;
-use kvm_selftests::msr::Control;
 use kvm_selftests::perf::{Guest, HostLbr};
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
@@ -20,7 +19,7 @@ use nix::errno::Errno;
 use super::facility::Facility;
 use super::faults::Faults;
 use super::program::{Conditions, Filter, Program, Report};
-use super::reference::{Reference, Undisturbed};
+use super::reference::{Reference, Undisturbed, Writer};
 use super::stats::Stats;
 use super::step::{By, Cpus, Id, Order, Step, Target, VCPUS, VMS};
 use super::vmm::Vmm;
@@ -127,9 +126,7 @@ impl<'a> World<'a> {
         Ok(world)
     }
 
-    fn thread(&self, mut vcpu: Vcpu, cpus: Cpus) -> Result<VcpuThread> {
-        let (msr, on) = (self.facility.control.msr, self.facility.control.on);
-        vcpu.set_control(Control { msr, on })?;
+    fn thread(&self, vcpu: Vcpu, cpus: Cpus) -> Result<VcpuThread> {
         let thread = VcpuThread::start(vcpu, self.cpus.0)?;
         thread.keep_busy(false);
         thread.move_to(&self.numbers(cpus))?;
@@ -284,7 +281,7 @@ impl<'a> World<'a> {
         }
         let reference = &mut self.runner(id).reference;
         for (index, value) in values {
-            reference.write(*index, *value);
+            reference.write(*index, *value, Writer::Userspace);
         }
         Ok(())
     }
@@ -434,7 +431,7 @@ impl<'a> World<'a> {
         let samples = lbr.drain()?;
         self.stats.add("samples", samples.count as u64);
         for branch in &samples.branches {
-            for id in Id::all() {
+            for id in Id::all().filter(|id| !self.may_record(target, *id)) {
                 let has = |address| id.colour().has(address);
                 ensure!(
                     !has(branch.from) && !has(branch.to),
@@ -443,6 +440,16 @@ impl<'a> World<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether an event of the host's may record a vCPU's branches.
+    fn may_record(&self, target: Target, id: Id) -> bool {
+        self.facility.host_records_guests
+            && match target {
+                Target::Cpu { .. } | Target::Gone => true,
+                Target::Vcpu(other) => other == id,
+                Target::Steps => false,
+            }
     }
 
     fn take_offline(&mut self) -> Result<()> {
@@ -484,9 +491,7 @@ impl<'a> World<'a> {
             Step::Get(id, by) => self.get(*id, *by),
             Step::Set(id, by, values, refused) => self.set(*id, *by, values, *refused),
             Step::SetControl(id, by, value) => self.set_control(*id, *by, *value, true),
-            Step::SetControlIllegal(id, by) => {
-                self.set_control(*id, *by, self.facility.control.refuses, false)
-            }
+            Step::SetControlIllegal(id, by, value) => self.set_control(*id, *by, *value, false),
             Step::Filter(vm, filter) => self.filter(*vm, filter),
             Step::Restore {
                 vm,
