@@ -15,6 +15,7 @@ use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 
 mod facility;
 mod faults;
+mod machine;
 mod program;
 mod reference;
 mod stats;
