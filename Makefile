@@ -7,9 +7,9 @@ LAB := cargo run --quiet --package lab --
 
 FLAVOUR ?= lab
 
-.PHONY: help setup kernel kernel-vanilla modules emu clients \
+.PHONY: help setup kernel kernel-vanilla kernel-debug kernel-kasan kernel-kcsan modules emu clients \
 	lab shell demo conform check check-full mutants mutants-lbr kvm-selftests lint bindings \
-	setup-packages deb dist rpm check-packages check-release htmldocs clean
+	setup-packages setup-clang deb dist rpm check-packages check-release htmldocs clean
 
 help: ## list the targets
 	@echo 'Two commands do all:'
@@ -35,6 +35,14 @@ kernel: setup ## fetch, patch, configure and build the host kernel
 
 kernel-vanilla: kernel ## the same kernel without our series, to compare with
 	@scripts/kernel/build --vanilla
+
+kernel-debug: clients ## our kernel that checks locks, sleep, objects and leaks, and modules for it
+kernel-kasan: clients setup-clang ## our kernel that checks each memory access, and modules for it
+kernel-kcsan: clients ## our kernel that looks for data races, and modules for it
+kernel-debug kernel-kasan kernel-kcsan: kernel-%:
+	@scripts/kernel/build --$*
+	@scripts/module/build build/kernel-$* module-$*
+	@tools/testing/build kernel-$*
 
 ifeq ($(KDIR),)
 modules: kernel ## build guest_lbr.ko (KDIR= for another kernel tree)
@@ -86,6 +94,9 @@ bindings: setup ## regenerate the Rust bindings of the contract headers
 
 setup-packages: setup ## install what packaging and documentation need
 	@scripts/setup scripts/package/packages
+
+setup-clang: setup
+	@scripts/setup scripts/kernel/packages-clang
 
 deb: setup-packages ## Debian packages of the patched kernel and of the module
 	@scripts/package/deb "$(FLAVOUR)"
