@@ -74,10 +74,10 @@ demo: lab ## profile a workload on the emulated host and in its guest
 conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 	@$(LAB) conform
 
-check: lab setup-packages ## all tests; the last line is the sum
+check: lab kernel-debug setup-packages ## all tests; the last line is the sum
 	@$(LAB) check
 
-check-full: lab setup-packages kvm-selftests ## the same and all that takes long: hours
+check-full: lab kernel-debug kernel-kasan kernel-kcsan setup-packages kvm-selftests ## the same and all that takes long: hours
 	@$(LAB) check --full
 
 mutants: emu ## break the hardware model in every way, and see tests fail: hours

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
+use crate::checked;
 use crate::conform;
 use crate::emulator::COUNTERS;
 use crate::junit;
@@ -129,6 +130,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Outcome {
 /// The emulated levels, as many at a time as there are CPUs.
 fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Outcome>> {
     let suites = suite::all(&places.suites())?;
+    let checked = checked::suites(&suites, full);
     let mut jobs: Vec<(&Suite, &str)> = suites
         .iter()
         .filter(|suite| suite.check || (full && suite.full))
@@ -141,9 +143,14 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
                 .map(move |machine| (suite, machine.as_str()))
         })
         .collect();
+    for (suite, machines) in &checked {
+        jobs.extend(machines.iter().map(|machine| (suite, machine.as_str())));
+    }
     // The longest first, so that no CPU is idle at the end.
     jobs.sort_by_key(|(suite, _)| {
-        std::cmp::Reverse(suite.seconds.saturating_mul(suite.kernels.len() as u64))
+        let kernels = suite.kernels.iter();
+        let slowness: u32 = kernels.map(|kernel| checked::slowness(kernel)).sum();
+        std::cmp::Reverse(suite.seconds.saturating_mul(u64::from(slowness)))
     });
     let workers = if options.verbose {
         1

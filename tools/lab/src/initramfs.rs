@@ -66,7 +66,7 @@ pub struct Job<'a> {
     pub variables: &'a [(String, String)],
 }
 
-/// Makes or finds all archives for a boot of `kernel` with `parts`;
+/// Makes or finds all archives for a boot of the kernel named `kernel` with `parts`;
 /// the last one is written to `scratch`.
 ///
 /// # Errors
@@ -74,19 +74,26 @@ pub struct Job<'a> {
 /// If something that is needed is missing.
 pub fn build(
     places: &Places,
-    kernel: &Kernel,
+    kernel: &str,
     parts: &[Part],
     job: &Job<'_>,
     scratch: &Path,
 ) -> Result<Vec<PathBuf>> {
-    let mut archives = vec![cached(places, "base", &base(places, kernel)?)?];
+    let mut archives = vec![cached(
+        places,
+        "base",
+        &base(places, &places.kernel(kernel)?)?,
+    )?];
     for part in parts {
         let (name, sources) = match part {
             Part::Module => {
                 let to = "lib/modules/guest_lbr.ko".to_owned();
-                ("module", vec![(places.module()?, to)])
+                ("module", vec![(places.module(kernel)?, to)])
             }
-            Part::Selftests => ("selftests", programs(&places.selftests()?, "selftests")?),
+            Part::Selftests => {
+                let folder = places.selftests(kernel)?;
+                ("selftests", programs(&folder, "selftests")?)
+            }
             Part::KvmSelftests => {
                 let folder = places.kvm_selftests()?;
                 ("kvm-selftests", programs(&folder, "kvm-selftests")?)
@@ -98,7 +105,7 @@ pub fn build(
                 sources.push((profile, "bin/profile".into()));
                 ("perf", sources)
             }
-            Part::Qemu => ("qemu", qemu(places, kernel)?),
+            Part::Qemu => ("qemu", qemu(places, &places.guest_kernel(kernel)?)?),
         };
         archives.push(cached(places, name, &sources)?);
     }

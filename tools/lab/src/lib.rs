@@ -11,6 +11,7 @@ pub mod bench;
 pub mod bochsrc;
 pub mod cargo;
 pub mod check;
+pub mod checked;
 pub mod conform;
 pub mod cpio;
 pub mod demo;

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{bail, Context, Result};
 use clap::Args;
 
+use crate::checked::{self, OURS};
+
 /// Build products; the defaults are what `make lab` publishes under `build/`.
 #[derive(Args, Clone, Debug)]
 pub struct Products {
-    /// The host's and guest's kernel: a build directory, or a bzImage with --modules
-    /// [default: build/kernel]
+    /// The host's and guest's kernel: a build directory, or a bzImage with --modules, or
+    /// the host's: kernel-debug, kernel-kasan, kernel-kcsan [default: build/kernel]
     #[arg(long, value_name = "PATH", global = true)]
     pub kernel: Option<PathBuf>,
     /// Where that kernel's modules are: /lib/modules/RELEASE of an installation, or a
@@ -126,6 +128,9 @@ fn remedy(what: &str) -> &'static str {
         "emulator" | "conformance program" => "make emu",
         "kernel" => "make kernel",
         "kernel-vanilla" => "make kernel-vanilla",
+        "kernel-debug" | "module-debug" | "selftests-debug" => "make kernel-debug",
+        "kernel-kasan" | "module-kasan" | "selftests-kasan" => "make kernel-kasan",
+        "kernel-kcsan" | "module-kcsan" | "selftests-kcsan" => "make kernel-kcsan",
         "module" => "make modules",
         "perf" | "selftests" => "make clients",
         "unpatched emulator" => "tools/emu/build --stock",
@@ -181,6 +186,16 @@ impl Places {
         })
     }
 
+    /// The kernel that checks itself of the command line, if it names one.
+    fn named(&self) -> Option<&'static str> {
+        Some(checked::named(self.products.kernel.as_ref()?.to_str()?)?.name)
+    }
+
+    /// The name under `build/` of the kernel `name`: one of the command line is `kernel`.
+    pub fn resolve<'a>(&self, name: &'a str) -> &'a str {
+        self.named().filter(|_| name == OURS).unwrap_or(name)
+    }
+
     /// The kernel `name` (`kernel`, `kernel-vanilla`); the one of the command line is
     /// the former.
     ///
@@ -188,8 +203,26 @@ impl Places {
     ///
     /// If it is missing.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
-        let given = self.products.kernel.as_ref().filter(|_| name == "kernel");
-        let path = self.existing(name, given, name)?;
+        self.kernel_at(name, self.resolve(name))
+    }
+
+    /// The kernel of guests in a host with the kernel `name`: the same, or if that checks
+    /// itself the ordinary one.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing.
+    pub fn guest_kernel(&self, name: &str) -> Result<Kernel> {
+        match checked::named(self.resolve(name)) {
+            Some(_) => self.kernel_at(OURS, OURS),
+            None => self.kernel(name),
+        }
+    }
+
+    fn kernel_at(&self, name: &str, product: &str) -> Result<Kernel> {
+        let given = self.products.kernel.as_ref();
+        let given = given.filter(|_| name == OURS && self.named().is_none());
+        let path = self.existing(product, given, product)?;
         let modules = self.products.modules.as_ref().filter(|_| given.is_some());
         let modules = modules.map(|path| {
             let what = || format!("--modules: {} is missing", path.display());
@@ -199,36 +232,42 @@ impl Places {
     }
 
     /// On which kernels a suite runs that is for `kernels`: one of the command line is
-    /// `kernel`, and takes the place of all others if that is not among them.
+    /// `kernel`, and takes the place of all others if that is not among them; one that
+    /// checks itself does so in any case.
     #[must_use]
     pub fn kernels(&self, kernels: &[String]) -> Vec<String> {
-        let ours = "kernel".to_owned();
+        if let Some(name) = self.named() {
+            return vec![name.to_owned()];
+        }
+        let ours = OURS.to_owned();
         if self.products.kernel.is_some() && !kernels.contains(&ours) {
             return vec![ours];
         }
         kernels.to_vec()
     }
 
-    /// The module.
+    /// The module, built for the kernel `kernel`.
     ///
     /// # Errors
     ///
     /// If it is missing.
-    pub fn module(&self) -> Result<PathBuf> {
+    pub fn module(&self, kernel: &str) -> Result<PathBuf> {
+        let product = checked::product("module", self.resolve(kernel));
         self.existing(
-            "module",
+            &product,
             self.products.module.as_ref(),
-            "module/guest_lbr.ko",
+            &format!("{product}/guest_lbr.ko"),
         )
     }
 
-    /// The directory of KVM selftests.
+    /// The directory of KVM selftests and of test modules for the kernel `kernel`.
     ///
     /// # Errors
     ///
     /// If it is missing.
-    pub fn selftests(&self) -> Result<PathBuf> {
-        self.existing("selftests", self.products.selftests.as_ref(), "selftests")
+    pub fn selftests(&self, kernel: &str) -> Result<PathBuf> {
+        let product = checked::product("selftests", self.resolve(kernel));
+        self.existing(&product, self.products.selftests.as_ref(), &product)
     }
 
     /// The directory of the unpatched kernel's KVM selftests.
@@ -436,6 +475,7 @@ mod tests {
         };
         let own = Places::new(products(Some("x"))).unwrap();
         let ours = Places::new(products(None)).unwrap();
+        let checked = Places::new(products(Some("kernel-debug"))).unwrap();
         for (kernels, on_own) in [
             (&["kernel"][..], &["kernel"][..]),
             (&["kernel-vanilla"], &["kernel"]),
@@ -444,6 +484,10 @@ mod tests {
             let kernels: Vec<_> = kernels.iter().map(ToString::to_string).collect();
             assert_eq!(own.kernels(&kernels), on_own);
             assert_eq!(ours.kernels(&kernels), kernels);
+            assert_eq!(checked.kernels(&kernels), ["kernel-debug"]);
         }
+        assert_eq!(own.resolve("kernel"), "kernel");
+        assert_eq!(checked.resolve("kernel"), "kernel-debug");
+        assert_eq!(checked.resolve("kernel-vanilla"), "kernel-vanilla");
     }
 }

@@ -11,6 +11,7 @@ use emu_model::machine::Machine;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::bochsrc::{self, Console};
+use crate::checked::{self, OURS};
 use crate::demo;
 use crate::emulator::{Emulator, End, Flow, Output};
 use crate::initramfs::{self, Job};
@@ -131,7 +132,7 @@ pub fn boot(places: &Places, options: &Options, machine: &str, limit: Duration) 
     let files = Files::new(places, "boot")?;
     let boot = Boot {
         machine,
-        kernel: "kernel",
+        kernel: OURS,
         parts: &[],
         job: Job {
             mode: "boot",
@@ -167,7 +168,7 @@ pub fn boot(places: &Places, options: &Options, machine: &str, limit: Duration) 
 pub struct Boot<'a> {
     /// Name or path of the machine.
     pub machine: &'a str,
-    /// Name of the kernel, `kernel` or `kernel-vanilla`.
+    /// Name of the kernel: `kernel`, `kernel-vanilla`, or one that checks itself.
     pub kernel: &'a str,
     /// Parts of the initramfs.
     pub parts: &'a [Part],
@@ -233,7 +234,7 @@ impl Boot<'_> {
         let (path, machine) = options.size.machine(path, &files.log)?;
         let bochs = places.bochs()?;
         let kernel = places.kernel(self.kernel)?;
-        let archives = initramfs::build(places, &kernel, self.parts, &self.job, &files.log)?;
+        let archives = initramfs::build(places, self.kernel, self.parts, &self.job, &files.log)?;
         let append = format!("{APPEND} {}", options.append);
         iso::build(&files.iso, &kernel.image, &archives, &append)?;
         let log = files.log.join("bochs.log");
@@ -343,6 +344,7 @@ pub fn suite(
         stem += &format!("-{number}");
     }
     let name = format!("{}/{stem}-{kernel}", suite.name);
+    let slowness = checked::slowness(places.resolve(kernel));
     let mut variables = options.variables.clone();
     variables.push(("LAB_KERNEL".into(), kernel.into()));
     variables.push(("LAB_MACHINE".into(), stem));
@@ -356,7 +358,7 @@ pub fn suite(
             script: Some(&suite.script),
             variables: &variables,
         },
-        limit: Some(Duration::from_secs(suite.seconds)),
+        limit: Some(Duration::from_secs(suite.seconds) * slowness),
     };
     let of_suite = Size {
         cpus: suite.cpus,

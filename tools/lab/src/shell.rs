@@ -18,6 +18,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{cfmakeraw, tcgetattr, tcsetattr, SetArg, Termios};
 
 use crate::bochsrc::Console;
+use crate::checked::OURS;
 use crate::emulator::{End, Flow};
 use crate::initramfs::Job;
 use crate::places::Places;
@@ -90,8 +91,8 @@ fn copy(mut from: impl Read, mut to: impl Write, stop: impl Fn(&[u8]) -> bool) {
 fn parts(places: &Places) -> Vec<Part> {
     let mut parts = vec![Part::Qemu];
     for (part, found) in [
-        (Part::Module, places.module().map(drop)),
-        (Part::Selftests, places.selftests().map(drop)),
+        (Part::Module, places.module(OURS).map(drop)),
+        (Part::Selftests, places.selftests(OURS).map(drop)),
         (Part::Perf, places.perf().map(drop)),
     ] {
         match found {
@@ -118,7 +119,7 @@ pub fn shell(places: &Places, options: &Options, machine: &str) -> Result<bool> 
     let (reader, writer) = (File::from(master.try_clone()?), File::from(master));
     let boot = Boot {
         machine,
-        kernel: "kernel",
+        kernel: OURS,
         parts: &parts(places),
         job: Job {
             mode: "shell",
