@@ -217,6 +217,24 @@ pub fn function_calls(cpu: usize) -> Result<u64> {
         .context("/proc/interrupts has no function call interrupts")
 }
 
+const POWER_STATE: &str = "/sys/power/state";
+
+/// Returns whether the host can suspend to RAM.
+pub fn can_suspend() -> bool {
+    fs::read_to_string(POWER_STATE)
+        .is_ok_and(|states| states.split_whitespace().any(|s| s == "mem"))
+}
+
+/// Suspends the host to RAM, and returns when it runs again: after some seconds if it has a
+/// clock that wakes it up, else when somebody does. The emulated host wakes up at once.
+pub fn suspend() -> Result<()> {
+    let alarm = Path::new("/sys/class/rtc/rtc0/wakealarm");
+    if alarm.exists() {
+        fs::write(alarm, "+5").context("the clock is not to be set to wake the host up")?;
+    }
+    fs::write(POWER_STATE, "mem").context("the host does not suspend to RAM")
+}
+
 fn online_file(cpu: usize) -> PathBuf {
     format!("/sys/devices/system/cpu/cpu{cpu}/online").into()
 }

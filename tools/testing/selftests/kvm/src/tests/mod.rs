@@ -21,6 +21,7 @@ mod lbr_passthrough;
 mod lbr_reclaim;
 mod lbr_release;
 mod lbr_state_order;
+mod lbr_suspend;
 mod lbr_threads;
 mod lbr_unload;
 mod msr_list;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_freeze", Action::Test(lbr_freeze::suite)),
     ("lbr_filter", Action::Test(lbr_filter::suite)),
     ("lbr_threads", Action::Test(lbr_threads::suite)),
+    ("lbr_suspend", Action::Test(lbr_suspend::suite)),
     ("lbr_reclaim", Action::Test(lbr_reclaim::suite)),
     ("lbr_release", Action::Test(lbr_release::suite)),
     ("lbr_isolation", Action::Test(lbr_isolation::suite)),
