@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "Profiles of many seeds on both sides, to measure how far chance goes"
 #: parts = ["module", "perf", "qemu"]
-#: seconds = 900
+#: seconds = 3600
 #: check = false
 
 load_kvm lbr=off
@@ -14,10 +14,11 @@ builtin)
 esac
 check "a guest with LBR starts" guest_start -- -cpu host,migratable=no -smp 2
 for seed in $SEEDS; do
-	note "step: seed $seed"
+	note "step: host, seed $seed"
 	profile any "$seed" 1000000 >/tmp/host
 	status=$?
 	# The host's profile must not change the guest's, nor the other way round.
+	note "step: guest, seed $seed"
 	guest_run profile any "$seed" 1000000 >/tmp/guest
 	if [ $status$? = 00 ]; then
 		ok "seed $seed"
