@@ -218,7 +218,7 @@ impl Bench<'_> {
                 script: Some(WORKLOAD.as_bytes()),
                 variables: &variables,
             },
-            limit: Some(Duration::from_secs(300)),
+            limit: Some(Duration::from_secs(300).into()),
         };
         let mut results = Vec::new();
         let console = Console::File(&files.console);

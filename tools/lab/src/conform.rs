@@ -98,7 +98,7 @@ pub fn conform(places: &Places, options: &Options, machine: &str) -> Result<Outc
         machine: &path,
         bochsrc: &files.bochsrc,
         folder: &files.log,
-        limit: Some(LIMIT),
+        limit: Some(LIMIT.into()),
     };
     let bar = run::progress(&options.bars, &title(machine));
     let mut stream = Vec::new();

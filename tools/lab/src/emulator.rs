@@ -18,8 +18,9 @@ use nix::unistd::Pid;
 
 use emu_model::machine::{COUNTERS_VARIABLE, MACHINE_VARIABLE};
 
-/// How long nothing may come out of either serial port, in CPU time.
-const SILENCE: Duration = Duration::from_secs(120);
+/// How long nothing may come out of either serial port, in CPU time, unless a suite says
+/// otherwise.
+pub const SILENCE: Duration = Duration::from_secs(120);
 /// How long the emulator may use no CPU at all, in wall time.
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// What the machine may still print after a kernel panic, in CPU time.
@@ -37,6 +38,24 @@ pub enum End {
     Failed(String),
 }
 
+/// How much CPU time a run may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// All in all.
+    pub all: Duration,
+    /// Without output.
+    pub silence: Duration,
+}
+
+impl From<Duration> for Limit {
+    fn from(all: Duration) -> Self {
+        Self {
+            all,
+            silence: SILENCE,
+        }
+    }
+}
+
 /// One run to be.
 pub struct Emulator<'a> {
     /// The program.
@@ -48,7 +67,7 @@ pub struct Emulator<'a> {
     /// Where it leaves files.
     pub folder: &'a Path,
     /// Limit of CPU time; none for an interactive run.
-    pub limit: Option<Duration>,
+    pub limit: Option<Limit>,
 }
 
 /// Reads what is appended to a file.
@@ -192,13 +211,13 @@ impl Emulator<'_> {
         if panicked.is_some_and(|at| used > at + LAST_WORDS) {
             return Some("the host's kernel panicked".into());
         }
-        if used > limit {
-            return Some(format!("not done in {} s of CPU time", limit.as_secs()));
+        if used > limit.all {
+            return Some(format!("not done in {} s of CPU time", limit.all.as_secs()));
         }
-        if used > last_output + SILENCE {
+        if used > last_output + limit.silence {
             return Some(format!(
                 "hangs: no output in {} s of CPU time",
-                SILENCE.as_secs()
+                limit.silence.as_secs()
             ));
         }
         if still > STANDSTILL {
@@ -283,7 +302,7 @@ mod tests {
             machine: Path::new("m.toml"),
             bochsrc: Path::new("bochsrc"),
             folder: folder.path(),
-            limit: Some(Duration::from_secs(limit)),
+            limit: Some(Duration::from_secs(limit).into()),
         };
         let mut results = Vec::new();
         let (end, _) = emulator
@@ -371,7 +390,7 @@ mod tests {
             machine: Path::new(""),
             bochsrc: Path::new(""),
             folder: Path::new(""),
-            limit: Some(Duration::from_secs(200)),
+            limit: Some(Duration::from_secs(200).into()),
         };
         let said = |used, last_output, still| {
             let [used, last_output, still] = [used, last_output, still].map(Duration::from_secs);

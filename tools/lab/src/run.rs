@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::bochsrc::{self, Console};
 use crate::checked::{self, OURS};
 use crate::demo;
-use crate::emulator::{Emulator, End, Flow, Output};
+use crate::emulator::{Emulator, End, Flow, Limit, Output};
 use crate::initramfs::{self, Job};
 use crate::iso;
 use crate::kept;
@@ -139,7 +139,7 @@ pub fn boot(places: &Places, options: &Options, machine: &str, limit: Duration) 
             script: None,
             variables: &[],
         },
-        limit: Some(limit),
+        limit: Some(limit.into()),
     };
     let mut console = Vec::new();
     let console_file = Console::File(&files.console);
@@ -175,7 +175,7 @@ pub struct Boot<'a> {
     /// What runs inside.
     pub job: Job<'a>,
     /// Limit of the emulator's CPU time.
-    pub limit: Option<Duration>,
+    pub limit: Option<Limit>,
 }
 
 /// Files of one boot, all in its log folder.
@@ -214,7 +214,7 @@ impl Files {
 pub struct Ready {
     bochs: PathBuf,
     machine: PathBuf,
-    limit: Option<Duration>,
+    limit: Option<Limit>,
 }
 
 impl Boot<'_> {
@@ -358,7 +358,10 @@ pub fn suite(
             script: Some(&suite.script),
             variables: &variables,
         },
-        limit: Some(Duration::from_secs(suite.seconds) * slowness),
+        limit: Some(Limit {
+            all: Duration::from_secs(suite.seconds) * slowness,
+            silence: Duration::from_secs(suite.silence) * slowness,
+        }),
     };
     let of_suite = Size {
         cpus: suite.cpus,

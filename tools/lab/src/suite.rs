@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 use serde::Deserialize;
 
+use crate::emulator;
 use crate::initramfs::BUSYBOX;
 use crate::splat::Allow;
 
@@ -51,6 +52,8 @@ struct Head {
     cpus: Option<u8>,
     #[serde(default = "default_seconds")]
     seconds: u64,
+    #[serde(default = "default_silence")]
+    silence: u64,
     #[serde(default)]
     same: Vec<String>,
     #[serde(default)]
@@ -74,6 +77,10 @@ fn default_machines() -> Vec<String> {
 
 fn default_seconds() -> u64 {
     150
+}
+
+fn default_silence() -> u64 {
+    emulator::SILENCE.as_secs()
 }
 
 fn default_check() -> bool {
@@ -100,6 +107,8 @@ pub struct Suite {
     pub cpus: Option<u8>,
     /// Limit in seconds of the emulator's CPU time.
     pub seconds: u64,
+    /// How many of them may pass without output.
+    pub silence: u64,
     /// Artifacts that must be the same on all its kernels.
     pub same: Vec<String>,
     /// Faults that it expects.
@@ -162,8 +171,12 @@ impl Suite {
                 bail!("[[allow]] needs a line of 8 characters or more, and a reason");
             }
         }
-        if head.seconds == 0 || head.kernels.is_empty() || head.machines.is_empty() {
-            bail!("seconds, kernels and machines must not be zero or empty");
+        if head.seconds == 0
+            || head.silence == 0
+            || head.kernels.is_empty()
+            || head.machines.is_empty()
+        {
+            bail!("seconds, silence, kernels and machines must not be zero or empty");
         }
         if !head.same.is_empty() && head.kernels.len() < 2 {
             bail!("what is the same on all kernels needs two of them");
@@ -180,6 +193,7 @@ impl Suite {
             full_machines: head.full_machines,
             cpus: head.cpus,
             seconds: head.seconds,
+            silence: head.silence,
             same: head.same,
             allow: head.allow,
             verdict: head.verdict,
@@ -229,6 +243,7 @@ mod tests {
         .unwrap();
         assert!(suite.needs(Part::Module) && suite.needs(Part::Qemu) && !suite.needs(Part::Perf));
         assert_eq!((suite.seconds, suite.cpus), (9, Some(2)));
+        assert_eq!(suite.silence, 120);
         assert_eq!(suite.kernels, ["kernel"]);
         assert_eq!(suite.allow.len(), 1);
         assert!(suite.check);
@@ -245,6 +260,7 @@ mod tests {
                 "unknown variant `kvm`",
             ),
             ("#: about = \"a\"\n#: seconds = 0", "must not be zero"),
+            ("#: about = \"a\"\n#: silence = 0", "must not be zero"),
             ("#: about = \"a\"\n#: same = [\"x\"]", "needs two of them"),
             (
                 "#: about = \"a\"\n#: full = true\n#: twice = true",

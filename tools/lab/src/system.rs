@@ -110,7 +110,7 @@ pub fn run(places: &Places, options: &Options, system: &System) -> Result<Outcom
         machine: &path,
         bochsrc: &files.bochsrc,
         folder: &files.log,
-        limit: Some(Duration::from_secs(system.seconds)),
+        limit: Some(Duration::from_secs(system.seconds).into()),
     };
     let bar = run::progress(&options.bars, &title);
     let (mut stream, mut said) = (Vec::new(), Vec::new());
