@@ -11,6 +11,8 @@ use thiserror::Error;
 /// What separates the fields of a report (`perf report --field-separator`).
 pub const SEPARATOR: char = '|';
 
+/// The comment above perf's sums of branch types.
+const STATISTICS: &str = "Branch Statistics:";
 /// A comment line of ours: the number of samples, from perf record.
 const SAMPLES: &str = "# lab-samples:";
 
@@ -84,6 +86,10 @@ impl Profile {
             if let Some(count) = line.strip_prefix(SAMPLES) {
                 samples = count.trim().parse().ok();
             } else if let Some(comment) = line.strip_prefix('#') {
+                // Of records with a branch type perf counts what there was, at the end.
+                if comment.trim() == STATISTICS {
+                    break;
+                }
                 if columns.is_none() && comment.contains(COLUMNS[1]) {
                     columns = Some(find_columns(comment)?);
                 }
@@ -181,6 +187,12 @@ mod tests {
             10.0
         );
         assert_eq!(profile.percent(&branch("a", "b", "1")), 0.0);
+    }
+
+    #[test]
+    fn sums_of_branch_types_are_no_branches() {
+        let with = format!("{REPORT}#\n# Branch Statistics:\n#\nCOND_FWD:   7.6%\n");
+        assert_eq!(Profile::parse(&with), Profile::parse(REPORT));
     }
 
     #[test]
