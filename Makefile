@@ -77,7 +77,7 @@ conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 check: lab kernel-debug setup-packages ## all tests; the last line is the sum
 	@$(LAB) check
 
-check-full: lab kernel-debug kernel-kasan kernel-kcsan setup-packages kvm-selftests ## the same and all that takes long: hours
+check-full: lab kernel-debug setup-packages kvm-selftests ## the same and all that takes long: hours
 	@$(LAB) check --full
 
 mutants: emu ## break the hardware model in every way, and see tests fail: hours

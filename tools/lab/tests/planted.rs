@@ -111,7 +111,7 @@ fn debug_finds_what_rust_asserts() {
 }
 
 #[test]
-#[ignore = "boots machines; lab check --full has it run"]
+#[ignore = "boots machines; nothing has it run yet"]
 fn kasan_finds_wrong_accesses() {
     finds(
         "skylake",
@@ -128,7 +128,7 @@ fn kasan_finds_wrong_accesses() {
 }
 
 #[test]
-#[ignore = "boots machines; lab check --full has it run"]
+#[ignore = "boots machines; nothing has it run yet"]
 fn kcsan_finds_a_race() {
     let said = "BUG: KCSAN: data-race in race_main";
     finds("skylake-smp", "kernel-kcsan", &[("race", &[said])]);
