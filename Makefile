@@ -6,6 +6,7 @@ KDIR ?=
 LAB := cargo run --quiet --package lab --
 
 FLAVOUR ?= lab
+MACHINE ?= skylake
 
 .PHONY: help setup kernel kernel-vanilla kernel-debug kernel-kasan kernel-kcsan modules emu clients \
 	lab shell demo conform check check-full mutants mutants-lbr kvm-selftests lint bindings \
@@ -23,6 +24,7 @@ help: ## list the targets
 	@echo 'Variables:'
 	@echo '  KDIR=DIR             build the module against this prepared kernel tree'
 	@echo '  KSRC=DIR             patch and build this kernel source instead of Debian'"'"'s'
+	@echo '  MACHINE=NAME         on which demo runs: skylake, haswell, icelake, sapphire-rapids'
 	@echo '  FLAVOUR=lab|cloud    which kernel to package'
 	@echo '  MODULE_SIG_KEY=FILE  sign packaged modules with this key'
 	@echo '  GUEST_LBR_CACHE=DIR  where build products are kept'
@@ -69,7 +71,7 @@ shell: lab ## a console in the emulated host, with the module and perf in reach
 	@$(LAB) shell
 
 demo: lab ## profile a workload on the emulated host and in its guest
-	@$(LAB) demo
+	@$(LAB) demo "$(MACHINE)"
 
 conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 	@$(LAB) conform

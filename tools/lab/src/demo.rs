@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Judges and shows the demo: the host's profiles against the guest's.
+//! Judges and shows the demo: the host's profiles against the guest's, and guest_lbr against
+//! what the kernel itself gives to guests.
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use clap::ValueEnum;
+use emu_model::machine::Machine;
 
 use crate::ktap::{Status, Test};
 use crate::outcome::Outcome;
@@ -133,17 +135,15 @@ fn show_file(transcript: &Transcript, name: &str, end: &str) {
     }
 }
 
-fn show(outcome: &Outcome, provider: Provider) -> Result<()> {
+/// Prints what was seen of guest_lbr; returns the verdict.
+fn show(outcome: &Outcome) -> Result<String> {
     let transcript = &outcome.transcript;
     heading("kvm_intel.lbr=off, in the guest: perf record -b");
     show_file(transcript, "refused", "# none");
     let (host, guest) = both(transcript, "any")?;
     heading("host: perf record -b -e cycles:u -- br_instr");
     print!("{}", table::profile(&host, FLOOR));
-    heading(&format!(
-        "guest, LBR by {}: the same command",
-        provider.name()
-    ));
+    heading("guest, LBR by guest_lbr: the same command");
     print!("{}", table::profile(&guest, FLOOR));
     heading(&format!(
         "differences, in percentage points, of branches over {FLOOR} %"
@@ -154,15 +154,13 @@ fn show(outcome: &Outcome, provider: Provider) -> Result<()> {
         heading(&format!("{side}: perf record --call-graph lbr -- br_instr"));
         show_file(transcript, &format!("{side}-callgraph"), "# callers:");
     }
-    println!();
-    println!(
+    Ok(format!(
         "{}: host {} samples, guest {} samples; largest difference {:.2} percentage points, bound {BOUND}",
         if outcome.sum().is_success() { "PASS" } else { "FAIL" },
         host.samples,
         guest.samples,
         compare::largest(&rows)
-    );
-    Ok(())
+    ))
 }
 
 fn variables(options: &Options, provider: Provider, more: &[(&str, String)]) -> Options {
@@ -176,31 +174,118 @@ fn variables(options: &Options, provider: Provider, more: &[(&str, String)]) -> 
     options
 }
 
-/// Runs the demo on `machine` and shows it.  Gives whether all went well.
+/// What no profile shows, by the case of the selftests that does.
+const PROPERTIES: [(&str, &str); 4] = [
+    (
+        "lbr_isolation two_vms_and_host_share_a_cpu",
+        "VMs and the host's profiler on a CPU see their own branches only",
+    ),
+    (
+        "lbr_reclaim coming_and_going",
+        "a guest's records are kept while the host has the LBR",
+    ),
+    (
+        "lbr_host_events flexible_runs_beside_a_long_slice",
+        "perf record -b on the host records all of its time",
+    ),
+    (
+        "lbr_threads get_and_set_same_cpu",
+        "a VMM saves and loads records on any thread",
+    ),
+];
+
+/// What is seen of one provider.
+fn answers(outcome: &Outcome) -> Vec<String> {
+    let transcript = &outcome.transcript;
+    let guest = |what: &str| read(transcript, &format!("guest-{what}"));
+    let mut answers: Vec<_> = FILTERS
+        .iter()
+        .map(|what| guest(what).map_or("none".into(), |guest| format!("{:.2}", guest.depth())))
+        .collect();
+    answers.push(
+        both(transcript, FILTERS[0]).map_or("none".into(), |(host, guest)| {
+            let rows = compare::compare(&host, &guest, FLOOR);
+            format!("{:.2} points", compare::largest(&rows))
+        }),
+    );
+    answers.extend(PROPERTIES.iter().map(|(case, _)| {
+        let test = outcome.report.tests.iter().find(|test| test.name == *case);
+        let Some(test) = test else {
+            return "not run".into();
+        };
+        let mut holds = true;
+        test.leaves("", &mut |_, leaf| holds &= leaf.status == Status::Passed);
+        if holds { "yes" } else { "no" }.into()
+    }));
+    answers
+}
+
+/// Prints what is seen of guest_lbr and, if the machine has it, of the built-in provider.
+fn show_both(ours: &Outcome, builtin: Option<&Outcome>) {
+    heading("the LBR of a guest, by the kernel's own provider (lbr=builtin) and by guest_lbr");
+    let host = FILTERS.iter().map(|what| {
+        read(&ours.transcript, &format!("host-{what}"))
+            .map_or("none".into(), |host| format!("{:.2}", host.depth()))
+    });
+    let host = host.chain(std::iter::repeat(String::new()));
+    let names = ["", " -j cond", " -j any_call"]
+        .map(|filter| format!("records in a sample of perf record -b{filter}"))
+        .into_iter()
+        .chain(["largest difference from the host's profile".into()])
+        .chain(PROPERTIES.iter().map(|(_, name)| (*name).into()));
+    let builtin = builtin.map(answers).unwrap_or_default().into_iter();
+    let builtin = builtin.chain(std::iter::repeat("no LBR".into()));
+    let rows: Vec<_> = names
+        .zip(host)
+        .zip(builtin)
+        .zip(answers(ours))
+        .map(|(((name, host), builtin), ours)| vec![name, host, builtin, ours])
+        .collect();
+    print!(
+        "{}",
+        table::table(&["", "host", "built-in", "guest_lbr"], &rows)
+    );
+}
+
+/// Runs the demo on `machine`, once with each provider that it has, and shows it.  Returns whether
+/// all went well with guest_lbr.
 ///
 /// # Errors
 ///
 /// If it cannot be run at all.
-pub fn demo(
-    places: &Places,
-    options: &Options,
-    machine: &str,
-    provider: Provider,
-    seed: u32,
-) -> Result<bool> {
-    let suite = for_provider(Suite::load(&places.suites(), "demo")?, provider);
-    let options = variables(options, provider, &[("SEED", seed.to_string())]);
-    let outcome = run::suite(places, &options, &suite, machine, "kernel")?;
-    if let Err(error) = show(&outcome, provider) {
-        println!("FAIL: {error:#}");
+pub fn demo(places: &Places, options: &Options, machine: &str, seed: u32) -> Result<bool> {
+    let has_builtin = !Machine::load(places.machine(machine)?)?
+        .lbr
+        .is_architectural();
+    let run = |provider| -> Result<Outcome> {
+        let suite = for_provider(Suite::load(&places.suites(), "demo")?, provider);
+        let options = variables(options, provider, &[("SEED", seed.to_string())]);
+        run::suite(places, &options, &suite, machine, "kernel")
+    };
+    let (ours, builtin) = std::thread::scope(|scope| {
+        let builtin = has_builtin.then(|| scope.spawn(|| run(Provider::Builtin)));
+        let panicked = |_| Err(anyhow!("the thread of the built-in provider panicked"));
+        let ours = run(Provider::GuestLbr);
+        (
+            ours,
+            builtin.map(|thread| thread.join().unwrap_or_else(panicked)),
+        )
+    });
+    let (ours, builtin) = (ours?, builtin.transpose()?);
+    let shown = show(&ours);
+    show_both(&ours, builtin.as_ref());
+    print!("{}", ours.details());
+    match shown {
+        Ok(verdict) => println!("\n{verdict}"),
+        Err(error) => println!("\nFAIL: {error:#}"),
     }
-    print!("{}", outcome.details());
-    Ok(outcome.sum().is_success())
+    Ok(ours.sum().is_success())
 }
 
-/// The built-in provider needs no module.
+/// The built-in provider needs no module, and has logs of its own.
 fn for_provider(mut suite: Suite, provider: Provider) -> Suite {
     if provider == Provider::Builtin {
+        suite.name.push_str("-builtin");
         suite
             .parts
             .retain(|&part| part != crate::suite::Part::Module);

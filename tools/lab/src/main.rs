@@ -66,9 +66,6 @@ enum Command {
         /// The machine
         #[arg(default_value = "skylake")]
         machine: String,
-        /// Who gives the guest its LBR
-        #[arg(long, default_value = "guest_lbr")]
-        provider: Provider,
         /// Seed of the workload
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         seed: u32,
@@ -229,13 +226,9 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             options.append = append;
             Ok(verdict(shell::shell(&places, &options, &machine)?))
         }
-        Command::Demo {
-            machine,
-            provider,
-            seed,
-        } => Ok(verdict(demo::demo(
-            &places, &options, &machine, provider, seed,
-        )?)),
+        Command::Demo { machine, seed } => {
+            Ok(verdict(demo::demo(&places, &options, &machine, seed)?))
+        }
         Command::Spread {
             machine,
             provider,

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "perf record -b in a guest: refused without guest_lbr, then the host's profile"
-#: parts = ["module", "perf", "qemu"]
-#: seconds = 480
+#: parts = ["module", "perf", "qemu", "selftests"]
+#: machines = ["skylake", "sapphire-rapids"]
+#: full_machines = ["haswell", "icelake"]
+#: seconds = 960
+#: silence = 240
 #: verdict = "profile"
 
 provider=${PROVIDER-guest_lbr}
@@ -67,6 +70,14 @@ side host env
 check "a guest with LBR starts" guest_start -- $cpu
 side guest guest_run
 guest_stop
+
+# What no profile shows; tools/lab/src/demo.rs has the words for it.
+note "step: guests beside guests and the host"
+for case in "lbr_isolation two_vms_and_host_share_a_cpu" "lbr_reclaim coming_and_going" \
+	"lbr_host_events flexible_runs_beside_a_long_slice" "lbr_threads get_and_set_same_cpu"; do
+	# shellcheck disable=SC2086
+	subtests "$case" /selftests/kvm-selftests $case --provider "$provider"
+done
 if [ "$provider" = guest_lbr ]; then
 	check "guest_lbr is unloaded" rmmod guest_lbr
 fi

@@ -5,7 +5,7 @@ use super::compare::{compare, Difference, Spread};
 use super::{Branch, Profile};
 
 /// Pads every column but the last to its widest cell; numbers are right-aligned.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|&name| name.to_owned()).collect();
     let all = || std::iter::once(&head).chain(rows);
     let widths: Vec<usize> = (0..head.len())
