@@ -5,7 +5,7 @@
 //! module and of test modules of their own.  Guests in them boot the ordinary kernel: what is
 //! checked is the host.
 
-use crate::suite::{Part, Suite};
+use crate::suite::{Part, Suite, SECONDS};
 
 /// The kernel that the others are made of.
 pub const OURS: &str = "kernel";
@@ -64,7 +64,7 @@ fn tests_ours(suite: &Suite) -> bool {
 
 /// Whether it is over in seconds.
 fn is_short(suite: &Suite) -> bool {
-    !suite.needs(Part::Qemu) && !suite.needs(Part::Perf)
+    !suite.needs(Part::Qemu) && !suite.needs(Part::Perf) && suite.seconds <= SECONDS
 }
 
 /// The suites that `lab check` runs on these kernels, with the machines: of those that are for
@@ -138,6 +138,7 @@ mod tests {
     fn short_suites_of_what_is_ours_run_on_one_machine_and_all_on_all_if_full() {
         let all = [
             suite("long", "#: parts = [\"module\", \"qemu\"]"),
+            suite("longer", "#: parts = [\"module\"]\n#: seconds = 151"),
             suite("none", "#: parts = [\"perf\", \"qemu\"]"),
             suite(
                 "old",
@@ -153,9 +154,12 @@ mod tests {
         assert_eq!(chosen(&all, false), ["kernel-debug short a"]);
         assert_eq!(
             chosen(&all, true),
-            ["kernel-debug long skylake", "kernel-debug short a+b"]
+            [
+                "kernel-debug long skylake",
+                "kernel-debug longer skylake",
+                "kernel-debug short a+b"
+            ]
         );
-        assert_eq!(chosen(&all, true).len(), 2);
         assert!(suites(&all, true)
             .iter()
             .all(|(suite, _)| suite.same.is_empty()));

@@ -75,8 +75,11 @@ fn default_machines() -> Vec<String> {
     vec!["skylake".into()]
 }
 
+/// The limit of a suite that names none.
+pub const SECONDS: u64 = 150;
+
 fn default_seconds() -> u64 {
-    150
+    SECONDS
 }
 
 fn default_silence() -> u64 {
