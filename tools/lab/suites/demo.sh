@@ -3,8 +3,8 @@
 #: parts = ["module", "perf", "qemu", "selftests"]
 #: machines = ["skylake", "sapphire-rapids"]
 #: full_machines = ["haswell", "icelake"]
-#: seconds = 960
-#: silence = 240
+#: seconds = 1500
+#: silence = 480
 #: verdict = "profile"
 
 provider=${PROVIDER-guest_lbr}
