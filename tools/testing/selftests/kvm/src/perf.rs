@@ -45,13 +45,13 @@ impl HostLbr {
     /// Opens a branch-stack event on one CPU, whatever runs there, to which perf
     /// never prefers another (`-b -C cpu -e EVENT:D`).
     pub fn pinned(cpu: usize) -> Result<Self> {
-        Self::start(branch_stacks(PERIOD).any_pid().one_cpu(cpu).pinned(true))
+        Self::on_cpu(cpu, PERIOD, true, Guest::Counted)
     }
 
     /// Opens a branch-stack event on one CPU, with so many branches from sample
     /// to sample (`-b -C cpu`).
     pub fn flexible(cpu: usize, period: u64) -> Result<Self> {
-        Self::start(branch_stacks(period).any_pid().one_cpu(cpu))
+        Self::on_cpu(cpu, period, false, Guest::Counted)
     }
 
     /// Opens a branch-stack event of the calling thread (`-b -t thread`).

@@ -316,6 +316,15 @@ impl Vcpu {
         Ok(read.map(|entry| entry.data).collect())
     }
 
+    /// Reads MSRs by KVM_GET_MSRS, which must refuse none.
+    pub fn must_get_msrs(&self, msrs: &[u32]) -> Result<Vec<u64>> {
+        let values = self.get_msrs(msrs)?;
+        if let Some(refused) = msrs.get(values.len()) {
+            bail!("KVM_GET_MSRS stopped at MSR {refused:#x}");
+        }
+        Ok(values)
+    }
+
     /// Writes MSRs by KVM_SET_MSRS; returns how many KVM accepted before it refused one.
     pub fn set_msrs(&self, values: &[(u32, u64)]) -> Result<usize> {
         let entries: Vec<_> = values

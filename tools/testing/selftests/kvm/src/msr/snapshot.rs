@@ -16,6 +16,13 @@ pub struct Branch {
     pub to: u64,
 }
 
+impl Branch {
+    /// Returns whether the record is empty.
+    pub fn is_empty(&self) -> bool {
+        self.from == 0 && self.to == 0
+    }
+}
+
 impl fmt::Display for Branch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x} -> {:#x}", self.from, self.to)

@@ -56,17 +56,13 @@ fn round(vcpu: &Vcpu, lbr: Geometry, spins: u32) -> Vec<Command> {
     commands
 }
 
-fn is_empty(branch: &Branch) -> bool {
-    branch.from == 0 && branch.to == 0
-}
-
 /// Does one round; returns the records, none of them somebody else's.
 fn play(vcpu: &mut Vcpu, lbr: Geometry, commands: &[Command]) -> Result<Vec<Branch>> {
     for outcome in vcpu.run(commands)? {
         outcome?;
     }
     let branches = vcpu.guest_snapshot(lbr)?.branches(lbr);
-    for branch in branches.iter().filter(|branch| !is_empty(branch)) {
+    for branch in branches.iter().filter(|branch| !branch.is_empty()) {
         ensure!(
             vcpu.owns(branch.from) && vcpu.owns(branch.to),
             "a guest sees {branch}"
@@ -91,9 +87,9 @@ fn guest(vcpu: &mut Vcpu, lbr: Geometry, phase: &AtomicUsize) -> Result<[Seen; E
         let Some(seen) = seen.get_mut(before) else {
             continue;
         };
-        if branches.iter().all(is_empty) {
+        if branches.iter().all(Branch::is_empty) {
             seen.empty += 1;
-        } else if !branches.iter().any(is_empty) {
+        } else if !branches.iter().any(Branch::is_empty) {
             seen.full += 1;
         }
     }
@@ -197,7 +193,7 @@ fn host_between_slices(host: &Host) -> Result<Verdict> {
         let commands = round(vcpu, lbr, 50);
         let mut full = 0;
         while Instant::now() < end {
-            if !play(vcpu, lbr, &commands)?.iter().any(is_empty) {
+            if !play(vcpu, lbr, &commands)?.iter().any(Branch::is_empty) {
                 full += 1;
             }
             std::thread::yield_now();

@@ -6,14 +6,14 @@ use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{can_suspend, pin_to, suspend, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
-use kvm_selftests::msr::{Branch, Snapshot};
+use kvm_selftests::msr::Snapshot;
 use kvm_selftests::vcpu::{Stop, Vcpu};
 use kvm_selftests::vm::Vm;
 
 /// Where a second VM is.
 const OTHER_BASE: u64 = 0x2000_0000_0000;
-/// What an empty record has.
-const NONE: Branch = Branch { from: 0, to: 0 };
+
+type Case = fn(&Host) -> Result<Verdict>;
 
 fn start(host: &Host) -> Result<(Vm, Vcpu)> {
     pin_to(host.cpu()?)?;
@@ -24,9 +24,6 @@ fn start(host: &Host) -> Result<(Vm, Vcpu)> {
 
 /// Records that a guest had stopped are kept, by the guest and for userspace.
 fn stopped(host: &Host) -> Result<Verdict> {
-    if !can_suspend() {
-        return skip("this host cannot suspend to RAM");
-    }
     let lbr = host.lbr()?;
     let (_vm, mut vcpu) = start(host)?;
     for seed in 0..2 {
@@ -45,9 +42,6 @@ fn stopped(host: &Host) -> Result<Verdict> {
 
 /// A guest that records goes on recording its own branches.
 fn recording(host: &Host) -> Result<Verdict> {
-    if !can_suspend() {
-        return skip("this host cannot suspend to RAM");
-    }
     let lbr = host.lbr()?;
     let (_vm, mut vcpu) = start(host)?;
     let expected = vcpu.expected_jumps(Symbol::JumpsOnFirst, lbr);
@@ -63,7 +57,7 @@ fn recording(host: &Host) -> Result<Verdict> {
     suspend()?;
     for branch in vcpu.host_snapshot(lbr)?.branches(lbr) {
         ensure!(
-            branch == NONE || (vcpu.owns(branch.from) && vcpu.owns(branch.to)),
+            branch.is_empty() || (vcpu.owns(branch.from) && vcpu.owns(branch.to)),
             "the guest sees {branch}"
         );
     }
@@ -81,9 +75,6 @@ fn recording(host: &Host) -> Result<Verdict> {
 /// What a VM left before suspend is not seen by one that comes after it, nor brought
 /// back when that one has left its own.
 fn another_comes(host: &Host) -> Result<Verdict> {
-    if !can_suspend() {
-        return skip("this host cannot suspend to RAM");
-    }
     let lbr = host.lbr()?;
     let (_vm, mut vcpu) = start(host)?;
     let other = Vm::at(host, OTHER_BASE)?;
@@ -101,10 +92,17 @@ fn another_comes(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
+    let cases: [(_, Case); 3] = [
+        ("stopped", stopped),
+        ("recording", recording),
+        ("another_comes", another_comes),
+    ];
     let mut suite = Suite::new();
-    suite
-        .case("stopped", stopped)
-        .case("recording", recording)
-        .case("another_comes", another_comes);
+    for (name, case) in cases {
+        suite.case(name, move |host| match can_suspend() {
+            true => case(host),
+            false => skip("this host cannot suspend to RAM"),
+        });
+    }
     suite
 }

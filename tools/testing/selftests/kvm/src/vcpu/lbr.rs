@@ -2,7 +2,6 @@
 //! A vCPU's LBR, as the guest and as userspace see it.
 
 use anyhow::{ensure, Context, Result};
-use kvm_bindings::{kvm_msr_entry, Msrs};
 
 use super::{Vcpu, EXIT_NOISE};
 use crate::guest::{Command, Symbol, GP};
@@ -83,22 +82,7 @@ impl Vcpu {
 
     /// Reads all LBR registers by KVM_GET_MSRS.
     pub fn host_snapshot(&self, lbr: Geometry) -> Result<Snapshot> {
-        let entries: Vec<_> = lbr
-            .registers()
-            .into_iter()
-            .map(|index| kvm_msr_entry {
-                index,
-                ..Default::default()
-            })
-            .collect();
-        let mut msrs = Msrs::from_entries(&entries)?;
-        let count = self.fd.get_msrs(&mut msrs).context("KVM_GET_MSRS")?;
-        ensure!(
-            count == entries.len(),
-            "KVM_GET_MSRS stopped at MSR {:#x}",
-            entries[count].index
-        );
-        let values: Vec<_> = msrs.as_slice().iter().map(|entry| entry.data).collect();
+        let values = self.must_get_msrs(&lbr.registers())?;
         Snapshot::new(lbr, &values).context("no LBR registers")
     }
 

@@ -251,13 +251,7 @@ impl Runner {
         let vcpu = self.thread.vcpu()?;
         let mut values = vec![];
         for msrs in msrs.chunks(MSRS) {
-            let read = vcpu.get_msrs(msrs)?;
-            ensure!(
-                read.len() == msrs.len(),
-                "KVM_GET_MSRS stopped at MSR {:#x}",
-                msrs[read.len()]
-            );
-            values.extend(msrs.iter().copied().zip(read));
+            values.extend(msrs.iter().copied().zip(vcpu.must_get_msrs(msrs)?));
         }
         Ok(values)
     }
