@@ -7,6 +7,7 @@ use fastrand::Rng;
 use kvm_selftests::cpuid;
 use kvm_selftests::guest::Symbol;
 use kvm_selftests::host::Host;
+use kvm_selftests::msr::Geometry;
 
 mod architectural;
 mod legacy;
@@ -140,6 +141,23 @@ impl Register {
             Takes::OneOf(values) => values.contains(&value),
         }
     }
+}
+
+/// Returns the registers of the records, given what FROM, TO and INFO take, and some values
+/// that they refuse.
+fn records(lbr: Geometry, kinds: [(Takes, Vec<u64>); 3]) -> impl Iterator<Item = Register> {
+    let depth = lbr.depth as usize;
+    let msrs = lbr.record_registers().into_iter().enumerate();
+    msrs.map(move |(number, msr)| {
+        let (kind, record) = (number / depth, number % depth);
+        let (takes, refuses) = kinds[kind].clone();
+        Register {
+            msr,
+            sort: [Sort::From, Sort::To, Sort::Info][kind](record),
+            takes,
+            refuses,
+        }
+    })
 }
 
 /// The register by which branches are recorded at all.

@@ -3,7 +3,7 @@
 
 use kvm_selftests::msr::{self, Geometry};
 
-use super::{Control, Facility, Recorded, Register, Selection, Sort, Takes, EXCEPTIONS};
+use super::{records, Control, Facility, Recorded, Register, Selection, Sort, Takes, EXCEPTIONS};
 
 /// IA32_LBR_CTL.
 const NEAR_REL_JMP: u64 = 1 << 17;
@@ -33,7 +33,6 @@ fn selection(control: u64, _: u64) -> Selection {
 
 /// Returns it, with these depths to choose from.
 pub(super) fn facility(lbr: Geometry, depths: &[u32]) -> Facility {
-    let depth = lbr.depth as usize;
     let depths: Vec<u64> = depths.iter().map(|depth| u64::from(*depth)).collect();
     let no_depths = NO_DEPTHS.into_iter().filter(|n| !depths.contains(n));
     let address = || Takes::Address(lbr.address(u64::MAX));
@@ -64,22 +63,16 @@ pub(super) fn facility(lbr: Geometry, depths: &[u32]) -> Facility {
             refuses,
         });
     }
-    for (msr, number) in lbr.record_registers().into_iter().zip(0..) {
-        let record = number % depth;
-        let (sort, takes, refuses) = match number / depth {
-            0 => (Sort::From(record), address(), NOT_CANONICAL.to_vec()),
-            1 => (Sort::To(record), address(), NOT_CANONICAL.to_vec()),
-            _ => (Sort::Info(record), info(), vec![]),
-        };
-        registers.push(Register {
-            msr,
-            sort,
-            takes,
-            refuses,
-        });
-    }
+    registers.extend(records(
+        lbr,
+        [
+            (address(), NOT_CANONICAL.to_vec()),
+            (address(), NOT_CANONICAL.to_vec()),
+            (info(), vec![]),
+        ],
+    ));
     Facility {
-        depth,
+        depth: lbr.depth as usize,
         control: Control {
             msr: msr::LBR_CTL,
             record: msr::LBR_CTL_LBREN,

@@ -3,7 +3,7 @@
 
 use kvm_selftests::msr::{self, Geometry};
 
-use super::{Control, Facility, Recorded, Register, Selection, Sort, Takes, EXCEPTIONS};
+use super::{records, Control, Facility, Recorded, Register, Selection, Sort, Takes, EXCEPTIONS};
 
 /// LBR_SELECT.
 const CPL_EQ_0: u64 = 1 << 0;
@@ -35,7 +35,6 @@ pub(super) fn facility(lbr: Geometry) -> Facility {
         6 => vec![],
         _ => vec![NOT_CANONICAL],
     };
-    let depth = lbr.depth as usize;
     let mut registers = vec![
         Register {
             msr: msr::LBR_SELECT,
@@ -51,22 +50,16 @@ pub(super) fn facility(lbr: Geometry) -> Facility {
         },
     ];
     let address = || Takes::Address(lbr.address(u64::MAX));
-    for (msr, number) in lbr.record_registers().into_iter().zip(0..) {
-        let record = number % depth;
-        let (sort, takes, refuses) = match number / depth {
-            0 => (Sort::From(record), address(), vec![NOT_CANONICAL]),
-            1 => (Sort::To(record), address(), to_refuses.clone()),
-            _ => (Sort::Info(record), Takes::Bits(INFO_TAKES), vec![1 << 40]),
-        };
-        registers.push(Register {
-            msr,
-            sort,
-            takes,
-            refuses,
-        });
-    }
+    registers.extend(records(
+        lbr,
+        [
+            (address(), vec![NOT_CANONICAL]),
+            (address(), to_refuses),
+            (Takes::Bits(INFO_TAKES), vec![1 << 40]),
+        ],
+    ));
     Facility {
-        depth,
+        depth: lbr.depth as usize,
         control: Control {
             msr: msr::DEBUGCTL,
             record: msr::DEBUGCTL_LBR,
