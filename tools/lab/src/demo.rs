@@ -6,6 +6,7 @@ use anyhow::{anyhow, bail, Context, Result};
 use clap::ValueEnum;
 use emu_model::machine::Machine;
 
+use crate::checked::OURS;
 use crate::ktap::{Status, Test};
 use crate::outcome::Outcome;
 use crate::places::Places;
@@ -228,8 +229,11 @@ fn show_both(ours: &Outcome, builtin: Option<&Outcome>) {
             .map_or("none".into(), |host| format!("{:.2}", host.depth()))
     });
     let host = host.chain(std::iter::repeat(String::new()));
-    let names = ["", " -j cond", " -j any_call"]
-        .map(|filter| format!("records in a sample of perf record -b{filter}"))
+    let names = FILTERS
+        .map(|filter| match filter {
+            "any" => "records in a sample of perf record -b".into(),
+            _ => format!("records in a sample of perf record -b -j {filter}"),
+        })
         .into_iter()
         .chain(["largest difference from the host's profile".into()])
         .chain(PROPERTIES.iter().map(|(_, name)| (*name).into()));
@@ -260,7 +264,7 @@ pub fn demo(places: &Places, options: &Options, machine: &str, seed: u32) -> Res
     let run = |provider| -> Result<Outcome> {
         let suite = for_provider(Suite::load(&places.suites(), "demo")?, provider);
         let options = variables(options, provider, &[("SEED", seed.to_string())]);
-        run::suite(places, &options, &suite, machine, "kernel")
+        run::suite(places, &options, &suite, machine, OURS)
     };
     let (ours, builtin) = std::thread::scope(|scope| {
         let builtin = has_builtin.then(|| scope.spawn(|| run(Provider::Builtin)));
@@ -312,7 +316,7 @@ pub fn spread(
     let suite = for_provider(Suite::load(&places.suites(), "spread")?, provider);
     let names: Vec<_> = (1..=seeds).map(|seed| seed.to_string()).collect();
     let options = variables(options, provider, &[("SEEDS", names.join(" "))]);
-    let outcome = run::suite(places, &options, &suite, machine, "kernel")?;
+    let outcome = run::suite(places, &options, &suite, machine, OURS)?;
     print!("{}", outcome.details());
     let pairs = names
         .iter()
