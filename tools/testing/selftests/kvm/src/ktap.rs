@@ -37,46 +37,76 @@ pub struct Options {
     pub module: PathBuf,
     /// How tests go that take random steps.
     pub random: Random,
+    /// Print each case's rule, and what is known of the built-in provider, but expect no
+    /// failure of it.
+    pub rules: bool,
 }
 
 type Run = Box<dyn Fn(&Host) -> Result<Verdict>>;
 
 struct Case {
     name: String,
+    rule: String,
+    source: &'static str,
     run: Run,
     builtin: Option<&'static str>,
     only: fn(Geometry) -> bool,
 }
 
+/// What a case demands, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule<'a> {
+    /// The case.
+    pub case: &'a str,
+    /// One sentence.
+    pub rule: &'a str,
+    /// A chapter of a manual, or a page of documentation.
+    pub source: &'a str,
+}
+
 /// A test program: its cases in the order of their output.
-#[derive(Default)]
 pub struct Suite {
     cases: Vec<Case>,
+    source: &'static str,
     without_lbr: bool,
 }
 
 impl Suite {
-    /// Returns a suite without cases, which needs a host with guest LBR.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Returns a suite that looks for guest LBR itself.
-    pub fn without_lbr() -> Self {
+    /// Returns a suite without cases, which needs a host with guest LBR. The rules of
+    /// its cases come from this source, one of [`crate::rules`].
+    pub fn new(source: &'static str) -> Self {
         Self {
-            without_lbr: true,
-            ..Self::default()
+            cases: Vec::new(),
+            source,
+            without_lbr: false,
         }
     }
 
-    /// Adds a case.
+    /// Returns a suite that looks for guest LBR itself.
+    pub fn without_lbr(source: &'static str) -> Self {
+        Self {
+            without_lbr: true,
+            ..Self::new(source)
+        }
+    }
+
+    /// Names another source, of the rules of the cases that are added from now on.
+    pub fn by(&mut self, source: &'static str) -> &mut Self {
+        self.source = source;
+        self
+    }
+
+    /// Adds a case, with the rule that it holds a provider to.
     pub fn case(
         &mut self,
         name: impl Into<String>,
+        rule: impl Into<String>,
         run: impl Fn(&Host) -> Result<Verdict> + 'static,
     ) -> &mut Self {
         self.cases.push(Case {
             name: name.into(),
+            rule: rule.into(),
+            source: self.source,
             run: Box::new(run),
             builtin: None,
             only: |_| true,
@@ -100,6 +130,18 @@ impl Suite {
             case.only = only;
         }
         self
+    }
+
+    /// Returns the rules of the cases, in order; those of one facility if it is given.
+    pub fn rules(&self, lbr: Option<Geometry>) -> impl Iterator<Item = Rule<'_>> {
+        self.cases
+            .iter()
+            .filter(move |case| lbr.is_none_or(|lbr| (case.only)(lbr)))
+            .map(|case| Rule {
+                case: &case.name,
+                rule: &case.rule,
+                source: case.source,
+            })
     }
 
     /// Runs the cases and prints what came of them.
@@ -152,7 +194,15 @@ impl Suite {
         println!("# {host}");
         let (mut failed, mut passed) = (0, 0);
         for (number, case) in chosen.iter().enumerate() {
-            match case.report(number + 1, &host) {
+            let expected = match options.rules {
+                true => {
+                    case.explain();
+                    None
+                }
+                false if host.provider == Provider::Builtin => case.builtin,
+                false => None,
+            };
+            match case.report(number + 1, &host, expected) {
                 Outcome::Passed => passed += 1,
                 Outcome::Failed => failed += 1,
                 Outcome::Neither => {}
@@ -173,9 +223,17 @@ enum Outcome {
 }
 
 impl Case {
-    fn report(&self, number: usize, host: &Host) -> Outcome {
+    /// Prints what the case is about, as diagnostics of its result.
+    fn explain(&self) {
+        println!("# rule: {}", self.rule);
+        println!("# source: {}", self.source);
+        if let Some(why) = self.builtin {
+            println!("# known: {why}");
+        }
+    }
+
+    fn report(&self, number: usize, host: &Host, expected: Option<&str>) -> Outcome {
         let name = &self.name;
-        let expected = self.builtin.filter(|_| host.provider == Provider::Builtin);
         let result = (self.run)(host).with_context(|| format!("case {name}"));
         match (result, expected) {
             (Ok(Verdict::Pass), _) => {

@@ -6,6 +6,7 @@
 //! What they have in common is here:
 //!
 //! * [`ktap`]: cases, verdicts, output, command line;
+//! * [`rules`]: who says what cases demand;
 //! * [`host`]: what this host is: LBR depth and format, provider, CPUs;
 //! * [`cpuid`]: the leaves that say which LBR a vCPU has;
 //! * [`msr`]: the registers and a snapshot of the whole LBR state;
@@ -32,6 +33,7 @@ pub mod msr;
 pub mod nested;
 pub mod perf;
 pub mod process;
+pub mod rules;
 pub mod stats;
 pub mod thread;
 pub mod vcpu;

@@ -34,6 +34,10 @@ struct Args {
     /// What they follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print with each case the rule that it holds the provider to, and expect no failure of
+    /// the built-in one.
+    #[arg(long)]
+    rules: bool,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
             seed: args.seed,
             steps: args.steps,
         },
+        rules: args.rules,
     };
     match ALL.iter().find(|(name, _)| *name == args.test) {
         Some((_, Action::Test(suite))) => suite().run(&options),

@@ -7,6 +7,7 @@ use kvm_ioctls::MsrFilterRangeFlags;
 use kvm_selftests::guest::{Command, Symbol, GP};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::rules::KVM;
 use kvm_selftests::vcpu::{Stop, EXIT_NOISE};
 use kvm_selftests::vm::{Vm, BASE, SIZE};
 
@@ -103,13 +104,39 @@ fn addresses(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::without_lbr();
+    let mut suite = Suite::without_lbr(KVM);
     suite
-        .case("commands", commands)
-        .case("exceptions", exceptions)
-        .case("yields", yields)
-        .case("exits", exits)
-        .case("filter", filter)
-        .case("addresses", addresses);
+        .case(
+            "commands",
+            "A vCPU executes RDMSR, WRMSR and calls, and userspace reads the MSRs that it wrote.",
+            commands,
+        )
+        .case(
+            "exceptions",
+            "An access of an MSR that does not exist, or of a value that it cannot have, raises \
+             #GP.",
+            exceptions,
+        )
+        .case(
+            "yields",
+            "A vCPU that exits to userspace goes on where it was.",
+            yields,
+        )
+        .case(
+            "exits",
+            "Accesses that are intercepted count as exits in the vCPU's statistics, and others do \
+             not.",
+            exits,
+        )
+        .case(
+            "filter",
+            "KVM_X86_SET_MSR_FILTER denies accesses, and allows them again.",
+            filter,
+        )
+        .case(
+            "addresses",
+            "A guest runs wherever its memory is mapped.",
+            addresses,
+        );
     suite
 }

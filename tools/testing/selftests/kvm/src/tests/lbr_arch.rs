@@ -8,6 +8,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict};
 use kvm_selftests::msr::{self, Geometry};
 use kvm_selftests::perf::HostLbr;
+use kvm_selftests::rules::{ARCH_LBR, OWNERSHIP};
 use kvm_selftests::vcpu::{Vcpu, EXIT_NOISE};
 use kvm_selftests::vm::Vm;
 
@@ -65,26 +66,36 @@ impl Setup {
     }
 }
 
-/// A case that needs no owner.
-type Case = fn(&Host, Geometry) -> Result<Verdict>;
-/// A case that holds whoever has the LBR.
-type OwnedCase = fn(&Host, Owner) -> Result<Verdict>;
+/// Name, rule and function of a case that needs no owner.
+type Case = (
+    &'static str,
+    &'static str,
+    fn(&Host, Geometry) -> Result<Verdict>,
+);
+/// The same of a case that holds whoever has the LBR.
+type OwnedCase = (
+    &'static str,
+    &'static str,
+    fn(&Host, Owner) -> Result<Verdict>,
+);
 
 fn add(
     suite: &mut Suite,
     name: impl Into<String>,
+    rule: &str,
     run: impl Fn(&Host) -> Result<Verdict> + 'static,
 ) {
-    suite.case(name, run).only(Geometry::is_architectural);
+    suite.case(name, rule, run).only(Geometry::is_architectural);
 }
 
 fn add_owned(
     suite: &mut Suite,
     name: &str,
+    rule: &str,
     run: impl Fn(&Host, Owner) -> Result<Verdict> + Copy + 'static,
 ) {
     for (owner, suffix) in [(Owner::Guest, "granted"), (Owner::Host, "taken")] {
-        add(suite, format!("{name}_{suffix}"), move |host| {
+        add(suite, format!("{name}_{suffix}"), rule, move |host| {
             run(host, owner)
         });
     }
@@ -92,16 +103,20 @@ fn add_owned(
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
-    for (name, run) in enumeration::CASES.iter().chain(sharing::CASES) {
-        add(&mut suite, *name, |host| run(host, host.lbr()?));
+    let mut suite = Suite::new(ARCH_LBR);
+    for (name, rule, run) in enumeration::CASES {
+        add(&mut suite, *name, rule, |host| run(host, host.lbr()?));
     }
     enumeration::add_tables(&mut suite);
-    for (name, run) in registers::CASES.iter().chain(events::CASES) {
-        add_owned(&mut suite, name, run);
+    for (name, rule, run) in registers::CASES.iter().chain(events::CASES) {
+        add_owned(&mut suite, name, rule, run);
     }
-    for (name, run) in events::GRANTED {
-        add(&mut suite, *name, |host| run(host, Owner::Guest));
+    for (name, rule, run) in events::GRANTED {
+        add(&mut suite, *name, rule, |host| run(host, Owner::Guest));
+    }
+    suite.by(OWNERSHIP);
+    for (name, rule, run) in sharing::CASES {
+        add(&mut suite, *name, rule, |host| run(host, host.lbr()?));
     }
     suite
 }

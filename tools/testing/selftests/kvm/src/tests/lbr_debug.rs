@@ -8,6 +8,7 @@ use kvm_selftests::guest::{Command, Symbol, JUMP_STRIDE};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{Branch, Geometry};
+use kvm_selftests::rules::{DEBUG, KVM};
 use kvm_selftests::vcpu::{Note, Stop, Vcpu};
 use kvm_selftests::vm::Vm;
 
@@ -178,7 +179,11 @@ fn host_steps(host: &Host) -> Result<Verdict> {
 pub(crate) fn suite() -> Suite {
     const LOSES: &str = "a record is lost whenever the vCPU is scheduled out";
     const STAYS: &str = "upstream leaves DEBUGCTL.LBR set, and records the delivery";
-    let mut suite = Suite::new();
+    const STOPS: &str = "#DB clears what switches recording before the handler runs: the newest \
+                         record is the branch before it.";
+    const GOES_ON: &str = "An exception other than #DB leaves recording on, and its delivery is \
+                           the newest record.";
+    let mut suite = Suite::new(DEBUG);
     for (name, routine, jump) in [
         ("icebp", Symbol::Icebp, Symbol::IcebpMark),
         ("single_step", Symbol::SingleStep, Symbol::SingleStepMark),
@@ -194,29 +199,42 @@ pub(crate) fn suite() -> Suite {
         ),
     ] {
         suite
-            .case(format!("{name}_stops"), move |host| {
+            .case(format!("{name}_stops"), STOPS, move |host| {
                 stops(host, routine, jump)
             })
             .builtin_fails(STAYS);
     }
     suite
-        .case("int3_goes_on", |host| {
+        .case("int3_goes_on", GOES_ON, |host| {
             goes_on(host, Symbol::Int3, Symbol::Int3At, BP, Symbol::NoteBp)
         })
         .builtin_fails(LOSES)
-        .case("page_fault_goes_on", |host| {
+        .case("page_fault_goes_on", GOES_ON, |host| {
             let (at, handler) = (Symbol::PageFaultAt, Symbol::NotePf);
             goes_on(host, Symbol::PageFault, at, PF, handler)
         })
         .builtin_fails(LOSES)
-        .case("restored_db_stops", |host| injected(host, Vcpu::restore_db))
+        .case(
+            "restored_db_stops",
+            "A #DB that KVM_SET_VCPU_EVENTS makes pending stops recording as the CPU's own does.",
+            |host| injected(host, Vcpu::restore_db),
+        )
         .builtin_fails(STAYS)
-        .case("debugger_injects_db", |host| {
-            injected(host, |vcpu| {
-                vcpu.debug(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB)
-            })
-        })
+        .case(
+            "debugger_injects_db",
+            "A #DB that KVM_SET_GUEST_DEBUG injects stops recording as the CPU's own does.",
+            |host| {
+                injected(host, |vcpu| {
+                    vcpu.debug(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB)
+                })
+            },
+        )
         .builtin_fails(STAYS)
-        .case("host_steps_unseen", host_steps);
+        .by(KVM)
+        .case(
+            "host_steps_unseen",
+            "KVM_GUESTDBG_SINGLESTEP traps to userspace: the guest gets no #DB and records on.",
+            host_steps,
+        );
     suite
 }

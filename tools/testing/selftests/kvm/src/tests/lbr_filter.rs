@@ -8,6 +8,7 @@ use kvm_selftests::guest::{Command, GP};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry};
+use kvm_selftests::rules::KVM;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -98,15 +99,20 @@ fn while_passed_through(host: &Host, denied: Flags) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(KVM);
     for (name, flags) in SORTS {
         suite
-            .case(format!("before_use_{name}"), move |host| {
-                before_use(host, flags)
-            })
-            .case(format!("while_passed_through_{name}"), move |host| {
-                while_passed_through(host, flags)
-            })
+            .case(
+                format!("before_use_{name}"),
+                "KVM_X86_SET_MSR_FILTER denies the listed LBR MSRs and no others.",
+                move |host| before_use(host, flags),
+            )
+            .case(
+                format!("while_passed_through_{name}"),
+                "A filter that is set while LBR MSRs are passed through is obeyed from the next \
+                 access on, and so is its removal; it does not concern userspace.",
+                move |host| while_passed_through(host, flags),
+            )
             .builtin_fails("a new filter is ignored until the next interception");
     }
     suite

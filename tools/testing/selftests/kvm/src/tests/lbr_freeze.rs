@@ -8,6 +8,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Control, Geometry};
 use kvm_selftests::perf::HostLbr;
+use kvm_selftests::rules::{DEBUG, OWNERSHIP};
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -168,15 +169,29 @@ fn not_by_host(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const RELEASED: &str = "loses a record whenever the vCPU is scheduled out";
-    let mut suite = Suite::new();
+    const FREEZES: &str = "With FREEZE_LBRS_ON_PMI and perfmon version 2 or 3 the guest's PMI \
+                           clears DEBUGCTL.LBR before its handler runs, and no branch of the \
+                           handler is recorded.";
+    const GOES_ON: &str = "Without FREEZE_LBRS_ON_PMI a PMI leaves recording on, and the newest \
+                           records are the handler's.";
+    let mut suite = Suite::new(DEBUG);
     suite
-        .case("interrupt_freezes", |host| freezes(host, LVT_FIXED))
+        .case("interrupt_freezes", FREEZES, |host| {
+            freezes(host, LVT_FIXED)
+        })
         .builtin_fails(RELEASED)
-        .case("nmi_freezes", |host| freezes(host, msr::LVT_NMI))
+        .case("nmi_freezes", FREEZES, |host| freezes(host, msr::LVT_NMI))
         .builtin_fails(RELEASED)
-        .case("interrupt_goes_on", |host| goes_on(host, LVT_FIXED))
-        .case("nmi_goes_on", |host| goes_on(host, msr::LVT_NMI))
-        .case("not_by_host", not_by_host)
+        .case("interrupt_goes_on", GOES_ON, |host| {
+            goes_on(host, LVT_FIXED)
+        })
+        .case("nmi_goes_on", GOES_ON, |host| goes_on(host, msr::LVT_NMI))
+        .by(OWNERSHIP)
+        .case(
+            "not_by_host",
+            "PMIs of the host's that hit in guest mode stop nothing of the guest's recording.",
+            not_by_host,
+        )
         .builtin_fails("upstream lets the host's PMIs freeze, with perfmon version 3");
     suite
 }

@@ -8,6 +8,7 @@ use kvm_selftests::hardware::HostRecords;
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{Branch, Geometry};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -124,13 +125,28 @@ fn while_scheduled_out(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const STAYS: &str = "the host records between the guest's runs";
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("before_use", before_use)
+        .case(
+            "before_use",
+            "The guest reads no address of the host's, though the host records behind perf's \
+             back before the guest first uses the LBR.",
+            before_use,
+        )
         .builtin_fails(STAYS)
-        .case("between_runs", between_runs)
+        .case(
+            "between_runs",
+            "The guest reads no address of the host's, though the host records behind perf's \
+             back while the guest's records are in the hardware.",
+            between_runs,
+        )
         .builtin_fails(STAYS)
-        .case("while_scheduled_out", while_scheduled_out)
+        .case(
+            "while_scheduled_out",
+            "The guest's records are as they were, though the host records behind perf's back \
+             while the vCPU's thread is scheduled out.",
+            while_scheduled_out,
+        )
         .builtin_fails("what the host recorded meanwhile is not noticed");
     suite
 }

@@ -10,6 +10,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr;
 use kvm_selftests::perf::{HostLbr, PERIOD};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -131,30 +132,33 @@ fn of_thread(_cpu: usize) -> Result<HostLbr> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const BOTH: &str = "guest and host use the LBR at the same time";
-    let mut suite = Suite::new();
+    const COUNTS: &str = "A branch-stack event of the host's costs the guest's counters nothing.";
+    const RUNS: &str = "A branch-stack event of the host's runs all the time beside a guest that \
+                        records, and samples the host's branches alone.";
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("pinned_costs_no_counts", |host| {
+        .case("pinned_costs_no_counts", COUNTS, |host| {
             costs_no_counts(host, HostLbr::pinned)
         })
-        .case("flexible_costs_no_counts", |host| {
+        .case("flexible_costs_no_counts", COUNTS, |host| {
             costs_no_counts(host, flexible)
         })
-        .case("thread_costs_no_counts", |host| {
+        .case("thread_costs_no_counts", COUNTS, |host| {
             costs_no_counts(host, of_thread)
         })
-        .case("flexible_runs_beside_short_slices", |host| {
+        .case("flexible_runs_beside_short_slices", RUNS, |host| {
             runs(host, Slices::Short, flexible)
         })
         .builtin_fails(BOTH)
-        .case("flexible_runs_beside_a_long_slice", |host| {
+        .case("flexible_runs_beside_a_long_slice", RUNS, |host| {
             runs(host, Slices::Long, flexible)
         })
         .builtin_fails(BOTH)
-        .case("thread_runs_beside_short_slices", |host| {
+        .case("thread_runs_beside_short_slices", RUNS, |host| {
             runs(host, Slices::Short, of_thread)
         })
         .builtin_fails(BOTH)
-        .case("thread_runs_beside_a_long_slice", |host| {
+        .case("thread_runs_beside_a_long_slice", RUNS, |host| {
             runs(host, Slices::Long, of_thread)
         })
         .builtin_fails(BOTH);

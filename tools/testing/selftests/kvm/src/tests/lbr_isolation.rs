@@ -13,6 +13,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{Branch, Geometry};
 use kvm_selftests::perf::{HostLbr, Samples, PERIOD};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -216,11 +217,21 @@ fn host_between_slices(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("two_vms_and_host_share_a_cpu", share_a_cpu)
+        .case(
+            "two_vms_and_host_share_a_cpu",
+            "Two guests and the host's profiler on one CPU each see their own branches only; \
+             while the host profiles, a recording guest finds empty records.",
+            share_a_cpu,
+        )
         .builtin_fails("guests and host use the LBR at the same time")
-        .case("host_between_slices", host_between_slices)
+        .case(
+            "host_between_slices",
+            "A host thread that profiles itself between a guest's slices sees no branch of the \
+             guest's, and the guest none of the host's.",
+            host_between_slices,
+        )
         .builtin_fails("guest and host use the LBR at the same time");
     suite
 }

@@ -12,6 +12,7 @@ use kvm_selftests::host::{pin_to, Host, Provider};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::module;
 use kvm_selftests::msr::{DEBUGCTL, DEBUGCTL_LBR, LBR_CTL, LBR_CTL_ON};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::{Vm, SIZE};
@@ -152,9 +153,15 @@ fn same_provider(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::without_lbr();
+    const RULE: &str = "A guest reads no branch of a VM without LBR, though that VM's userspace \
+                        sets DEBUGCTL.LBR";
+    let mut suite = Suite::without_lbr(OWNERSHIP);
     suite
-        .case("older_vm", older_vm)
-        .case("same_provider", same_provider);
+        .case(
+            "older_vm",
+            format!("{RULE} and it is older than the module."),
+            older_vm,
+        )
+        .case("same_provider", format!("{RULE}."), same_provider);
     suite
 }

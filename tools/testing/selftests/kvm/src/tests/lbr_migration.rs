@@ -6,6 +6,7 @@ use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Snapshot};
+use kvm_selftests::rules::KVM;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -178,25 +179,40 @@ fn move_to_new_vm(host: &Host, order: Order, select: u64, recording: bool) -> Re
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const UNLISTED: &str = "its LBR MSRs are in no list";
-    let mut suite = Suite::new();
+    const MOVES: &str =
+        "A vCPU that is saved by KVM's list of MSRs alone, and restored on another \
+                         thread before its first KVM_RUN, has all LBR MSRs and DEBUGCTL as they \
+                         were";
+    let mut suite = Suite::new(KVM);
     suite
-        .case("listed", listed)
+        .case(
+            "listed",
+            "KVM_GET_MSR_INDEX_LIST has each LBR MSR of the host's once, and none beyond.",
+            listed,
+        )
         .builtin_fails(UNLISTED)
-        .case("without_lbr", without_lbr)
+        .case(
+            "without_lbr",
+            "Userspace reads 0 from LBR MSRs of a vCPU without LBR, and writes 0 and nothing \
+             else: what saves all saves such a vCPU, too.",
+            without_lbr,
+        )
         .builtin_fails("there are no such MSRs then");
     for (name, select, recording) in [
         ("stopped", NO_INDIRECT_JUMPS, false),
         ("recording", CPL_EQ_0, true),
     ] {
-        for (suffix, order) in [
-            ("in_list_order", Order::List),
-            ("by_number", Order::Number),
-            ("backwards", Order::Backwards),
+        for (suffix, order, words) in [
+            ("in_list_order", Order::List, "in the list's order"),
+            ("by_number", Order::Number, "by number"),
+            ("backwards", Order::Backwards, "backwards"),
         ] {
             suite
-                .case(format!("{name}_{suffix}"), move |host| {
-                    move_to_new_vm(host, order, select, recording)
-                })
+                .case(
+                    format!("{name}_{suffix}"),
+                    format!("{MOVES}, restored {words}."),
+                    move |host| move_to_new_vm(host, order, select, recording),
+                )
                 .builtin_fails(UNLISTED);
         }
     }

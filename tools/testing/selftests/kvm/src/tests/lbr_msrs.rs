@@ -4,132 +4,18 @@
 
 use anyhow::{ensure, Result};
 use kvm_selftests::cpuid;
-use kvm_selftests::guest::{Command, GP};
+use kvm_selftests::guest::GP;
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Control, Geometry, Snapshot};
+use kvm_selftests::rules::{DEBUG, KVM, OWNERSHIP};
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
-/// A write that must be refused.
-struct Refused {
-    name: &'static str,
-    msr: fn(Geometry) -> u32,
-    value: fn(Geometry) -> u64,
-    only: fn(Geometry) -> bool,
-}
+mod refused;
 
-const ALL: fn(Geometry) -> bool = |_| true;
+/// Registers that architectural LBR does not have.
 const LEGACY: fn(Geometry) -> bool = |lbr| !lbr.is_architectural();
-const ARCH: fn(Geometry) -> bool = Geometry::is_architectural;
-/// Undefined bits of the architectural INFO registers may be written.
-const INFO: fn(Geometry) -> bool = |lbr| lbr.has_info() && !lbr.is_architectural();
-/// With 32 legacy records the next number is IA32_TSC_DEADLINE.
-const TO_ENDS: fn(Geometry) -> bool = |lbr| lbr.depth < 32 || lbr.is_architectural();
-/// FROM has no flags in its upper bits, so it must be canonical.
-const PLAIN_FROM: fn(Geometry) -> bool = |lbr| !matches!(lbr.format, 3 | 4 | 6);
-
-const REFUSED: &[Refused] = &[
-    row("select_bit_10", |_| msr::LBR_SELECT, |_| 1 << 10, LEGACY),
-    row("select_bit_31", |_| msr::LBR_SELECT, |_| 1 << 31, LEGACY),
-    row("select_bit_63", |_| msr::LBR_SELECT, |_| 1 << 63, LEGACY),
-    row(
-        "tos_is_depth",
-        |_| msr::LBR_TOS,
-        |lbr| u64::from(lbr.depth),
-        LEGACY,
-    ),
-    row("tos_bit_63", |_| msr::LBR_TOS, |_| 1 << 63, LEGACY),
-    row(
-        "from_bit_47",
-        |_| msr::LBR_FROM,
-        |_| 1 << 47,
-        |lbr| PLAIN_FROM(lbr) && LEGACY(lbr),
-    ),
-    row(
-        "from_last_noncanonical",
-        |lbr| lbr.from() + lbr.depth - 1,
-        |_| 0x8000_0000_0000_0000,
-        PLAIN_FROM,
-    ),
-    row("to_noncanonical", Geometry::to, |_| 1 << 62, ALL),
-    row(
-        "to_last_noncanonical",
-        |lbr| lbr.to() + lbr.depth - 1,
-        |_| 0xfeff_0000_0000_0000,
-        ALL,
-    ),
-    row("info_bit_16", |_| msr::LBR_INFO, |_| 1 << 16, INFO),
-    row("info_bit_60", |_| msr::LBR_INFO, |_| 1 << 60, INFO),
-    row(
-        "info_last_bit_32",
-        |lbr| msr::LBR_INFO + lbr.depth - 1,
-        |_| 1 << 32,
-        INFO,
-    ),
-    row("from_noncanonical", Geometry::from, |_| 1 << 62, PLAIN_FROM),
-    row(
-        "ler_from_noncanonical",
-        |_| msr::LER_FROM,
-        |_| 1 << 62,
-        ARCH,
-    ),
-    row("ler_to_noncanonical", |_| msr::LER_TO, |_| 1 << 62, ARCH),
-    row("ctl_bit_4", |_| msr::LBR_CTL, |_| 1 << 4, ARCH),
-    row("ctl_bit_15", |_| msr::LBR_CTL, |_| 1 << 15 | 1, ARCH),
-    row("ctl_bit_23", |_| msr::LBR_CTL, |_| 1 << 23 | 1, ARCH),
-    row("ctl_bit_32", |_| msr::LBR_CTL, |_| 1 << 32 | 1, ARCH),
-    row("ctl_bit_63", |_| msr::LBR_CTL, |_| 1 << 63, ARCH),
-    row("depth_0", |_| msr::LBR_DEPTH, |_| 0, ARCH),
-    row("depth_1", |_| msr::LBR_DEPTH, |_| 1, ARCH),
-    row("depth_31", |_| msr::LBR_DEPTH, |_| 31, ARCH),
-    row("depth_64", |_| msr::LBR_DEPTH, |_| 64, ARCH),
-    row("depth_bit_32", |_| msr::LBR_DEPTH, |_| 1 << 32 | 8, ARCH),
-    row("debugctl_bit_6", |_| msr::DEBUGCTL, |_| 1 << 6, ALL),
-    row("debugctl_bit_7", |_| msr::DEBUGCTL, |_| 1 << 7 | 1, ALL),
-    row("debugctl_bit_12", |_| msr::DEBUGCTL, |_| 1 << 12 | 1, ALL),
-    row("debugctl_bit_16", |_| msr::DEBUGCTL, |_| 1 << 16 | 1, ALL),
-    row("debugctl_bit_63", |_| msr::DEBUGCTL, |_| 1 << 63, ALL),
-];
-
-const fn row(
-    name: &'static str,
-    msr: fn(Geometry) -> u32,
-    value: fn(Geometry) -> u64,
-    only: fn(Geometry) -> bool,
-) -> Refused {
-    Refused {
-        name,
-        msr,
-        value,
-        only,
-    }
-}
-
-/// A register behind the last record.
-struct Beyond {
-    name: &'static str,
-    base: fn(Geometry) -> u32,
-    only: fn(Geometry) -> bool,
-}
-
-const BEYOND: &[Beyond] = &[
-    Beyond {
-        name: "from",
-        base: Geometry::from,
-        only: ALL,
-    },
-    Beyond {
-        name: "to",
-        base: Geometry::to,
-        only: TO_ENDS,
-    },
-    Beyond {
-        name: "info",
-        base: Geometry::info,
-        only: Geometry::has_info,
-    },
-];
 
 fn vcpu(host: &Host) -> Result<(Vm, Vcpu, Geometry)> {
     let lbr = host.lbr()?;
@@ -199,70 +85,6 @@ fn other_model(host: &Host) -> Result<Verdict> {
             lbr.depth
         );
     }
-    PASS
-}
-
-/// As the first access, or when the registers are passed through.
-fn refused_for_guest(host: &Host, row: &Refused, passed_through: bool) -> Result<Verdict> {
-    let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
-    if passed_through {
-        vcpu.guest_snapshot(lbr)?;
-        vcpu.expect_passthrough(lbr)?;
-    }
-    let outcomes = vcpu.run(&[Command::Wrmsr(register, value), Command::Rdmsr(register)])?;
-    ensure!(
-        outcomes[0] == Err(GP),
-        "WRMSR {register:#x} of {value:#x} gave {:x?}",
-        outcomes[0]
-    );
-    let before = match register {
-        msr::LBR_DEPTH => lbr.depth.into(),
-        _ => 0,
-    };
-    ensure!(outcomes[1] == Ok(before), "the refused value was kept");
-    PASS
-}
-
-fn refused_for_userspace(host: &Host, row: &Refused, after_run: bool) -> Result<Verdict> {
-    let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    let (register, value) = ((row.msr)(lbr), (row.value)(lbr));
-    if after_run {
-        vcpu.record(true)?;
-    }
-    let before = vcpu.get_msr(register)?;
-    ensure!(
-        !vcpu.set_msr(register, value)?,
-        "KVM_SET_MSRS accepted {value:#x} for MSR {register:#x}"
-    );
-    ensure!(
-        vcpu.get_msr(register)? == before,
-        "the refused value was kept"
-    );
-    PASS
-}
-
-fn beyond_depth(host: &Host, row: &Beyond) -> Result<Verdict> {
-    let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    let register = (row.base)(lbr) + lbr.depth;
-    vcpu.record(true)?;
-    ensure!(
-        vcpu.rdmsr(register - 1)?.is_ok(),
-        "the guest cannot read the last register {:#x}",
-        register - 1
-    );
-    ensure!(
-        vcpu.rdmsr(register)? == Err(GP),
-        "the guest reads MSR {register:#x}"
-    );
-    ensure!(
-        vcpu.wrmsr(register, 0)? == Err(GP),
-        "the guest writes MSR {register:#x}"
-    );
-    ensure!(
-        !vcpu.set_msr(register, 1)?,
-        "userspace writes MSR {register:#x}"
-    );
     PASS
 }
 
@@ -360,57 +182,71 @@ fn empty_at_first(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const LOST: &str = "accesses are dropped while its event is not ACTIVE";
-    const UNCHECKED: &str = "values are not checked";
-    const TOS: &str = "LBR_TOS keeps what somebody else left";
-    let mut suite = Suite::new();
+    const TOS_STAYS: &str = "LBR_TOS keeps what somebody else left";
+    let mut suite = Suite::new(DEBUG);
     suite
-        .case("turned_off", turned_off)
-        .case("format_host_turns_on", format_host_turns_on)
-        .builtin_fails(TOS)
-        .case("other_formats_refused", other_formats)
-        .case("other_model_refused", other_model)
+        .case(
+            "turned_off",
+            "A vCPU without LBR has no LBR MSRs: guest accesses raise #GP, and DEBUGCTL.LBR \
+             stays 0.",
+            turned_off,
+        )
+        .by(KVM)
+        .case(
+            "format_host_turns_on",
+            "A vCPU whose LBR_FMT is set to 0 and back has LBR, and empty records.",
+            format_host_turns_on,
+        )
+        .builtin_fails(TOS_STAYS)
+        .case(
+            "other_formats_refused",
+            "KVM_SET_MSRS refuses each LBR_FMT but the host's and 0.",
+            other_formats,
+        )
+        .case(
+            "other_model_refused",
+            "A vCPU whose CPUID names another CPU model may have no model-specific LBR.",
+            other_model,
+        )
         .only(LEGACY);
-    for row in BEYOND {
-        suite
-            .case(format!("beyond_depth_{}", row.name), |host| {
-                beyond_depth(host, row)
-            })
-            .only(row.only);
-    }
-    for row in REFUSED {
-        suite
-            .case(format!("guest_{}", row.name), |host| {
-                refused_for_guest(host, row, false)
-            })
-            .builtin_fails(UNCHECKED)
-            .only(row.only)
-            .case(format!("guest_passed_through_{}", row.name), |host| {
-                refused_for_guest(host, row, true)
-            })
-            .builtin_fails(UNCHECKED)
-            .only(row.only)
-            .case(format!("userspace_{}", row.name), |host| {
-                refused_for_userspace(host, row, false)
-            })
-            .builtin_fails(UNCHECKED)
-            .only(row.only)
-            .case(format!("userspace_after_run_{}", row.name), |host| {
-                refused_for_userspace(host, row, true)
-            })
-            .builtin_fails(UNCHECKED)
-            .only(row.only);
-    }
+    refused::add(&mut suite);
     suite
-        .case("empty_at_first", empty_at_first)
-        .builtin_fails(TOS)
-        .case("set_get_before_run", set_get_before_run)
+        .by(OWNERSHIP)
+        .case(
+            "empty_at_first",
+            "All LBR registers of a new vCPU are 0 for guest and userspace.",
+            empty_at_first,
+        )
+        .builtin_fails(TOS_STAYS)
+        .case(
+            "set_get_before_run",
+            "Userspace and the guest read exactly what userspace wrote before the first KVM_RUN.",
+            set_get_before_run,
+        )
         .builtin_fails(LOST)
-        .case("set_before_capabilities", set_before_capabilities)
+        .case(
+            "set_before_capabilities",
+            "A change of IA32_PERF_CAPABILITIES that leaves LBR_FMT keeps DEBUGCTL and the LBR \
+             registers that were set before.",
+            set_before_capabilities,
+        )
         .builtin_fails(LOST)
-        .case("set_get_after_run", set_get_after_run)
+        .case(
+            "set_get_after_run",
+            "Userspace and the guest read exactly what userspace wrote after a KVM_RUN.",
+            set_get_after_run,
+        )
         .builtin_fails(LOST)
-        .case("guest_writes_userspace_reads", guest_writes_userspace_reads)
+        .case(
+            "guest_writes_userspace_reads",
+            "Userspace and the guest read exactly what the guest wrote.",
+            guest_writes_userspace_reads,
+        )
         .builtin_fails(LOST)
-        .case("control_round_trip", control_round_trip);
+        .case(
+            "control_round_trip",
+            "What switches recording reads back for guest and userspace as either wrote it.",
+            control_round_trip,
+        );
     suite
 }

@@ -13,6 +13,7 @@ use kvm_selftests::msr::{
 };
 use kvm_selftests::nested::{spoil, DebugControls, Nested, GUEST_DEBUGCTL, LOAD_AND_SAVE};
 use kvm_selftests::perf::{HostLbr, TraceCount, PERIOD};
+use kvm_selftests::rules::{KVM, OWNERSHIP, SMM, VMX};
 use kvm_selftests::thread::Competitor;
 use kvm_selftests::vcpu::{many_reads, Stop, Vcpu, EXIT_NOISE};
 use kvm_selftests::vm::Vm;
@@ -396,35 +397,96 @@ fn released(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
-    for (name, load, save) in [
-        ("load_and_save", true, true),
-        ("load", true, false),
-        ("save", false, true),
-        ("neither", false, false),
+    let mut suite = Suite::new(VMX);
+    for (name, load, save, rule) in [
+        (
+            "load_and_save",
+            true,
+            true,
+            "VM entry loads IA32_DEBUGCTL from the VMCS; VM exit saves it there and clears it.",
+        ),
+        (
+            "load",
+            true,
+            false,
+            "VM entry loads IA32_DEBUGCTL from the VMCS; VM exit clears it without saving it.",
+        ),
+        (
+            "save",
+            false,
+            true,
+            "VM entry leaves IA32_DEBUGCTL as it is; VM exit saves it to the VMCS and clears it.",
+        ),
+        (
+            "neither",
+            false,
+            false,
+            "VM entry leaves IA32_DEBUGCTL as it is; VM exit clears it without saving it.",
+        ),
     ] {
         suite
-            .case(format!("debugctl_{name}"), move |host| {
+            .case(format!("debugctl_{name}"), rule, move |host| {
                 controls(host, DebugControls { load, save })
             })
             .only(LEGACY);
     }
     suite
-        .case("saves_what_became_of_it", saves_what_became_of_it)
+        .case(
+            "saves_what_became_of_it",
+            "VM exit saves IA32_DEBUGCTL as a #DB in L2 left it, and not as L2 wrote it.",
+            saves_what_became_of_it,
+        )
         .only(LEGACY)
-        .case("smi", smi)
+        .by(SMM)
+        .case(
+            "smi",
+            "An SMI while L2 runs, and its RSM, leave L2's IA32_DEBUGCTL and records as they were.",
+            smi,
+        )
         .only(LEGACY)
-        .case("refused_state", refused_state)
+        .by(KVM)
+        .case(
+            "refused_state",
+            "A KVM_SET_NESTED_STATE that is refused leaves L1's IA32_DEBUGCTL and records as they \
+             were.",
+            refused_state,
+        )
         .only(LEGACY)
-        .case("l1_records", l1_records)
+        .by(VMX)
+        .case(
+            "l1_records",
+            "If IA32_DEBUGCTL.LBR is 1 for L1 and 0 for L2, all records are L1's.",
+            l1_records,
+        )
         .only(LEGACY)
-        .case("l2_records", l2_records)
+        .case(
+            "l2_records",
+            "If IA32_DEBUGCTL.LBR is 0 for L1 and 1 for L2, all records are L2's, and no exit to \
+             KVM is one.",
+            l2_records,
+        )
         .only(LEGACY)
-        .case("passthrough", passthrough)
+        .by(OWNERSHIP)
+        .case(
+            "passthrough",
+            "L2's accesses of LBR MSRs cause no VM exit if L1 lets them pass, and exits to L1 if \
+             it does not.",
+            passthrough,
+        )
         .only(LEGACY)
-        .case("host_event", host_event)
+        .case(
+            "host_event",
+            "While the host has the LBR, L2 reads the records that it stopped, and empty ones if \
+             it records; the host sees no branch of either guest.",
+            host_event,
+        )
         .only(LEGACY)
-        .case("released", released)
+        .case(
+            "released",
+            "An LBR that L2 does not use for a while is released, and has all it had when L2 uses \
+             it again.",
+            released,
+        )
         .only(LEGACY);
     suite
 }

@@ -7,6 +7,7 @@ use kvm_selftests::guest::{self, Command, Symbol};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
+use kvm_selftests::rules::{DEBUG, OWNERSHIP};
 use kvm_selftests::vcpu::{Stop, Vcpu, EXIT_NOISE};
 use kvm_selftests::vm::Vm;
 
@@ -145,25 +146,88 @@ fn counter_of_the_virtual_event(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("no_exits", no_exits)
-        .case("jumps", jumps)
-        .case("select_nothing_suppressed", |host| select(host, 0))
-        .case("select_cpl_eq_0", |host| select(host, CPL_EQ_0))
-        .case("select_cpl_neq_0", |host| select(host, CPL_NEQ_0));
-    for (bit, name) in [
-        (2, "jcc"),
-        (3, "near_rel_call"),
-        (4, "near_ind_call"),
-        (5, "near_ret"),
-        (6, "near_ind_jmp"),
-        (7, "near_rel_jmp"),
-        (8, "far_branch"),
+        .case(
+            "no_exits",
+            "From the second access on, no access of LBR MSRs causes a VM exit.",
+            no_exits,
+        )
+        .by(DEBUG)
+        .case(
+            "jumps",
+            "The records are the newest taken branches in their order, and LBR_TOS names the \
+             newest; userspace reads the same.",
+            jumps,
+        );
+    for (name, bits, rule) in [
+        (
+            "nothing_suppressed",
+            0,
+            "A filter of 0 suppresses no branch.",
+        ),
+        (
+            "cpl_eq_0",
+            CPL_EQ_0,
+            "CPL_EQ_0 of the filter suppresses branches that end in ring 0.",
+        ),
+        (
+            "cpl_neq_0",
+            CPL_NEQ_0,
+            "CPL_NEQ_0 of the filter suppresses no branch that ends in ring 0.",
+        ),
+        (
+            "jcc",
+            1 << 2,
+            "JCC of the filter suppresses conditional branches, and no others.",
+        ),
+        (
+            "near_rel_call",
+            1 << 3,
+            "NEAR_REL_CALL of the filter suppresses near relative calls, and no others.",
+        ),
+        (
+            "near_ind_call",
+            1 << 4,
+            "NEAR_IND_CALL of the filter suppresses near indirect calls, and no others.",
+        ),
+        (
+            "near_ret",
+            1 << 5,
+            "NEAR_RET of the filter suppresses near returns, and no others.",
+        ),
+        (
+            "near_ind_jmp",
+            1 << 6,
+            "NEAR_IND_JMP of the filter suppresses near indirect jumps, and no others.",
+        ),
+        (
+            "near_rel_jmp",
+            1 << 7,
+            "NEAR_REL_JMP of the filter suppresses near relative jumps, and no others.",
+        ),
+        (
+            "far_branch",
+            1 << 8,
+            "FAR_BRANCH of the filter suppresses far branches, and no others.",
+        ),
     ] {
-        suite.case(format!("select_{name}"), move |host| select(host, 1 << bit));
+        suite.case(format!("select_{name}"), rule, move |host| {
+            select(host, bits)
+        });
     }
-    suite.case("call_stack", call_stack);
-    suite.case("counter_of_the_virtual_event", counter_of_the_virtual_event);
+    suite
+        .case(
+            "call_stack",
+            "In call-stack mode a call adds a record, and its return takes it away.",
+            call_stack,
+        )
+        .by(OWNERSHIP)
+        .case(
+            "counter_of_the_virtual_event",
+            "A guest's counter does not take the LBR from its own guest, whatever event it \
+             counts.",
+            counter_of_the_virtual_event,
+        );
     suite
 }

@@ -11,6 +11,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Control, Geometry, Snapshot};
 use kvm_selftests::perf::{HostLbr, Samples, TraceCount, PERIOD};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::{Stop, Vcpu};
 use kvm_selftests::vm::Vm;
@@ -321,30 +322,59 @@ fn by_ipi(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const BOTH: &str = "guest and host use the LBR at the same time";
-    let mut suite = Suite::new();
+    const IDLE: &str = "Any branch-stack event of the host's takes the LBR from a guest that does \
+                        not record, sees the host's branches alone, and leaves the guest all its \
+                        registers.";
+    const RECORDING: &str = "Any branch-stack event of the host's takes the LBR from a guest that \
+                             records: the guest reads that recording is on, finds empty records, \
+                             and records on when the event is gone.";
+    let mut suite = Suite::new(OWNERSHIP);
     for (name, open) in [
         ("pinned", HostLbr::pinned as Open),
         ("flexible", flexible),
         ("thread", of_thread),
     ] {
         suite
-            .case(format!("idle_{name}"), move |host| idle(host, open))
+            .case(format!("idle_{name}"), IDLE, move |host| idle(host, open))
             .builtin_fails(BOTH)
-            .case(format!("recording_{name}"), move |host| {
+            .case(format!("recording_{name}"), RECORDING, move |host| {
                 recording(host, open)
             })
             .builtin_fails(BOTH);
     }
     suite
-        .case("coming_and_going", coming_and_going)
+        .case(
+            "coming_and_going",
+            "Records that the guest has stopped stay, however often the host takes the LBR.",
+            coming_and_going,
+        )
         .builtin_fails(BOTH)
-        .case("written_meanwhile", written_meanwhile)
+        .case(
+            "written_meanwhile",
+            "What guest and userspace write while the host has the LBR is read back, also after \
+             the host let go.",
+            written_meanwhile,
+        )
         .builtin_fails(BOTH)
-        .case("host_was_first", host_was_first)
+        .case(
+            "host_was_first",
+            "A guest that comes while the host has the LBR reads empty records, and records when \
+             the host let go.",
+            host_was_first,
+        )
         .builtin_fails(BOTH)
-        .case("host_was_before", host_was_before)
+        .case(
+            "host_was_before",
+            "A guest that comes after the host finds all registers 0.",
+            host_was_before,
+        )
         .builtin_fails("LBR_TOS keeps the host's value")
-        .case("by_ipi", by_ipi)
+        .case(
+            "by_ipi",
+            "An event that the host opens from another CPU takes the LBR from a guest in the \
+             midst of recording, and neither sees the other's branches.",
+            by_ipi,
+        )
         .builtin_fails(BOTH);
     suite
 }

@@ -8,6 +8,7 @@ use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{Geometry, Snapshot};
 use kvm_selftests::perf::TraceCount;
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::Competitor;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -110,13 +111,27 @@ fn kept_while_recording(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const NO_TRACE: &str = "it has no tracepoints to see it by";
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("written", written)
+        .case(
+            "written",
+            "An LBR that the guest does not use for a slice is released, and the registers are \
+             as the guest wrote them.",
+            written,
+        )
         .builtin_fails(NO_TRACE)
-        .case("recorded", recorded)
+        .case(
+            "recorded",
+            "An LBR that the guest does not use for a slice is released, and the records are as \
+             the hardware made them.",
+            recorded,
+        )
         .builtin_fails(NO_TRACE)
-        .case("kept_while_recording", kept_while_recording)
+        .case(
+            "kept_while_recording",
+            "A guest that records keeps the LBR, though it accesses no register.",
+            kept_while_recording,
+        )
         .builtin_fails(NO_TRACE);
     suite
 }

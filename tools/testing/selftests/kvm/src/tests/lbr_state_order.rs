@@ -10,6 +10,7 @@ use kvm_selftests::hardware::HostMsrs;
 use kvm_selftests::host::{pin_to, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Geometry, LBR_FMT};
+use kvm_selftests::rules::KVM;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
 
@@ -147,21 +148,38 @@ fn pmu_disabled(host: &Host) -> Result<Verdict> {
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
     const LATE: &str = "its event comes later, and clears the records";
-    let mut suite = Suite::new();
+    let mut suite = Suite::new(KVM);
     suite
-        .case("debugctl_before_cpuid", debugctl_before_cpuid)
+        .case(
+            "debugctl_before_cpuid",
+            "DEBUGCTL that userspace sets before KVM_SET_CPUID2 is kept, and the guest records \
+             by it.",
+            debugctl_before_cpuid,
+        )
         .builtin_fails(LATE)
         .only(LEGACY)
         .case(
             "debugctl_before_cpuid_without_lbr",
+            "DEBUGCTL that userspace sets before a CPUID without LBR is kept, and nothing is \
+             recorded.",
             debugctl_before_cpuid_without_lbr,
         )
         .builtin_fails("upstream records without owning the LBR")
         .only(LEGACY)
-        .case("debugctl_before_capabilities", debugctl_before_capabilities)
+        .case(
+            "debugctl_before_capabilities",
+            "DEBUGCTL that userspace sets before LBR_FMT is kept; nothing is recorded before, and \
+             the guest records by it after.",
+            debugctl_before_capabilities,
+        )
         .builtin_fails(LATE)
         .only(LEGACY)
-        .case("pmu_disabled", pmu_disabled)
+        .case(
+            "pmu_disabled",
+            "A VM with KVM_PMU_CAP_DISABLE has no model-specific LBR, and its \
+             IA32_PERF_CAPABILITIES does not claim one.",
+            pmu_disabled,
+        )
         .builtin_fails("upstream leaves LBR_FMT as it is");
     suite
 }

@@ -7,6 +7,7 @@ use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{can_suspend, pin_to, suspend, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::Snapshot;
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::vcpu::{Stop, Vcpu};
 use kvm_selftests::vm::Vm;
 
@@ -92,14 +93,28 @@ fn another_comes(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let cases: [(_, Case); 3] = [
-        ("stopped", stopped),
-        ("recording", recording),
-        ("another_comes", another_comes),
+    let cases: [(_, _, Case); 3] = [
+        (
+            "stopped",
+            "Records that the guest has stopped stay when the host suspends to RAM.",
+            stopped,
+        ),
+        (
+            "recording",
+            "A guest that records when the host suspends to RAM records on, and has its own \
+             branches alone.",
+            recording,
+        ),
+        (
+            "another_comes",
+            "What a guest has in the LBR when the host suspends to RAM is not seen by another that \
+             comes after it, and comes back to itself alone.",
+            another_comes,
+        ),
     ];
-    let mut suite = Suite::new();
-    for (name, case) in cases {
-        suite.case(name, move |host| match can_suspend() {
+    let mut suite = Suite::new(OWNERSHIP);
+    for (name, rule, case) in cases {
+        suite.case(name, rule, move |host| match can_suspend() {
             true => case(host),
             false => skip("this host cannot suspend to RAM"),
         });

@@ -7,6 +7,7 @@ use kvm_selftests::host::{can_offline, function_calls, pin_to, Host, Offline};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::msr::{Control, Geometry, Snapshot};
 use kvm_selftests::process::{Child, Ending};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -336,43 +337,88 @@ pub(crate) fn suite() -> Suite {
     const DUMMY: &str = "reads 0 and drops writes on any other thread";
     const CALLER: &str = "its event belongs to the thread of the ioctl";
     const ONE_EVENT: &str = "perf has room for one of its events";
-    let mut suite = Suite::new();
+    const GET_AND_SET: &str = "Userspace reads and writes on any thread the LBR registers that \
+                               the guest has on its own.";
+    const SET_BEFORE_RUN: &str = "Recording and records that another thread sets before the first \
+                                  KVM_RUN are there in the guest, which has the LBR.";
+    const THREAD: &str = "A vCPU that goes on on another thread has its registers there, and \
+                          records";
+    const PROCESS: &str = "A vCPU that another process has run has its registers here, and \
+                           records, when that process";
+    const OFFLINE: &str = "A vCPU whose CPU goes offline has its registers";
+    const TWO: &str = "Two vCPUs that one thread runs in turn each have their own registers, \
+                       passed through, and record.";
+    let mut suite = Suite::new(OWNERSHIP);
     suite
-        .case("get_and_set_same_cpu", |host| get_and_set(host, false))
+        .case("get_and_set_same_cpu", GET_AND_SET, |host| {
+            get_and_set(host, false)
+        })
         .builtin_fails(DUMMY)
-        .case("get_and_set_other_cpu", |host| get_and_set(host, true))
+        .case("get_and_set_other_cpu", GET_AND_SET, |host| {
+            get_and_set(host, true)
+        })
         .builtin_fails(DUMMY)
-        .case("set_before_run_same_cpu", |host| {
+        .case("set_before_run_same_cpu", SET_BEFORE_RUN, |host| {
             set_before_run(host, false)
         })
         .builtin_fails(CALLER)
-        .case("set_before_run_other_cpu", |host| {
+        .case("set_before_run_other_cpu", SET_BEFORE_RUN, |host| {
             set_before_run(host, true)
         })
         .builtin_fails(CALLER)
-        .case("thread_ended", thread_ended)
+        .case(
+            "thread_ended",
+            format!("{THREAD}, after the first one has ended."),
+            thread_ended,
+        )
         .builtin_fails(CALLER)
-        .case("thread_changed", thread_changed)
+        .case(
+            "thread_changed",
+            format!("{THREAD}, while the first one lives."),
+            thread_changed,
+        )
         .builtin_fails(CALLER)
-        .case("process_execs", |host| process_gone(host, Ending::Exec))
+        .case(
+            "process_execs",
+            format!("{PROCESS} executes another program."),
+            |host| process_gone(host, Ending::Exec),
+        )
         .builtin_fails(CALLER)
-        .case("process_exits", |host| process_gone(host, Ending::Exit))
+        .case("process_exits", format!("{PROCESS} exits."), |host| {
+            process_gone(host, Ending::Exit)
+        })
         .builtin_fails(CALLER)
-        .case("there_and_back", there_and_back)
+        .case(
+            "there_and_back",
+            "A vCPU that moves to another CPU and back has its registers on each.",
+            there_and_back,
+        )
         .builtin_fails("TOS and SELECT are those of the other CPU")
-        .case("cpu_offlined", cpu_offlined)
+        .case(
+            "cpu_offlined",
+            format!("{OFFLINE} on another, and records there."),
+            cpu_offlined,
+        )
         .builtin_fails(DUMMY)
-        .case("cpu_back", cpu_back)
+        .case(
+            "cpu_back",
+            format!("{OFFLINE} on it when it is back, and another guest has none of them."),
+            cpu_back,
+        )
         .builtin_fails(DUMMY)
-        .case("two_vcpus_on_one_thread", |host| {
+        .case("two_vcpus_on_one_thread", TWO, |host| {
             two_vcpus_on_one_thread(host, true)
         })
         .builtin_fails(ONE_EVENT)
-        .case("two_vms_on_one_thread", |host| {
+        .case("two_vms_on_one_thread", TWO, |host| {
             two_vcpus_on_one_thread(host, false)
         })
         .builtin_fails(ONE_EVENT)
-        .case("one_trip", one_trip)
+        .case(
+            "one_trip",
+            "Reading all LBR registers of a vCPU on another CPU interrupts that CPU once.",
+            one_trip,
+        )
         .builtin_fails(DUMMY);
     suite
 }

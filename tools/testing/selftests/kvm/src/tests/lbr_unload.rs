@@ -8,6 +8,7 @@ use kvm_selftests::host::{module_loaded, parameter, Host};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
 use kvm_selftests::module;
 use kvm_selftests::msr::{self, Geometry};
+use kvm_selftests::rules::OWNERSHIP;
 use kvm_selftests::thread::VcpuThread;
 use kvm_selftests::vcpu::Vcpu;
 use kvm_selftests::vm::Vm;
@@ -131,11 +132,28 @@ fn twice(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::without_lbr();
+    let mut suite = Suite::without_lbr(OWNERSHIP);
     suite
-        .case("for_new_vms", for_new_vms)
-        .case("busy_while_in_use", busy_while_in_use)
-        .case("again", again)
-        .case("twice", twice);
+        .case(
+            "for_new_vms",
+            "Loading the module gives LBR to VMs that are created later, and unloading it changes \
+             nothing for those that are older.",
+            for_new_vms,
+        )
+        .case(
+            "busy_while_in_use",
+            "The module cannot be unloaded from the creation of a VM to its end.",
+            busy_while_in_use,
+        )
+        .case(
+            "again",
+            "The module can be loaded, used and unloaded any number of times.",
+            again,
+        )
+        .case(
+            "twice",
+            "A second load is refused, and guests go on having LBR.",
+            twice,
+        );
     suite
 }

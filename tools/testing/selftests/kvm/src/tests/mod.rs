@@ -25,6 +25,8 @@ mod lbr_suspend;
 mod lbr_threads;
 mod lbr_unload;
 mod msr_list;
+#[cfg(test)]
+mod rules;
 
 /// What the program can do under a name.
 #[derive(Clone, Copy)]

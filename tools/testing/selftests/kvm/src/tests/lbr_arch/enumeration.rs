@@ -19,13 +19,37 @@ use super::{add, add_owned, Case, Owner, Setup};
 const OSXSAVE: u64 = 1 << 18;
 
 /// By name.
-pub(super) const CASES: &[(&str, Case)] = &[
-    ("leaf_of_the_host", leaf_of_the_host),
-    ("no_xsave_component", no_xsave_component),
-    ("xsaves_stores_nothing", xsaves_stores_nothing),
-    ("formats", formats),
-    ("ctl_before_cpuid", ctl_before_cpuid),
-    ("cpuid_takes_lbr_away", cpuid_takes_lbr_away),
+pub(super) const CASES: &[Case] = &[
+    (
+        "leaf_of_the_host",
+        "CPUID.1CH is the host's, without its branch counters.",
+        leaf_of_the_host,
+    ),
+    (
+        "no_xsave_component",
+        "Without CPUID.0DH.1:ECX[15], which guests never have, IA32_XSS[15] cannot be set.",
+        no_xsave_component,
+    ),
+    (
+        "xsaves_stores_nothing",
+        "XSAVES stores no LBR state of a guest whose IA32_XSS[15] is 0.",
+        xsaves_stores_nothing,
+    ),
+    (
+        "formats",
+        "IA32_PERF_CAPABILITIES.LBR_FMT takes 3FH and 0, and no other value.",
+        formats,
+    ),
+    (
+        "ctl_before_cpuid",
+        "A vCPU without CPUID has no LBR MSRs: userspace reads 0 and can write 0.",
+        ctl_before_cpuid,
+    ),
+    (
+        "cpuid_takes_lbr_away",
+        "A vCPU whose CPUID loses architectural LBR, and gets it back, has empty registers.",
+        cpuid_takes_lbr_away,
+    ),
 ];
 
 /// The depths that the host has.
@@ -356,18 +380,23 @@ fn no_call_stack(host: &Host, owner: Owner) -> Result<Verdict> {
 /// Adds the cases of the tables.
 pub(super) fn add_tables(suite: &mut Suite) {
     for (name, change) in INVALID {
-        add(suite, format!("invalid_{name}"), |host| {
+        let rule = "A CPUID.1CH that the host's LBR cannot be has the CPUID bit of architectural \
+                    LBR cleared.";
+        add(suite, format!("invalid_{name}"), rule, |host| {
             invalid(host, *change)
         });
     }
+    let rule = "Architectural LBR depends on nothing but its CPUID bit and its leaf.";
     for (name, change) in IRRELEVANT {
-        add(suite, format!("irrelevant_{name}"), |host| {
+        add(suite, format!("irrelevant_{name}"), rule, |host| {
             irrelevant(host, *change, msr::LBR_FMT_ARCHITECTURAL)
         });
     }
-    add(suite, "irrelevant_format_0", |host| {
+    add(suite, "irrelevant_format_0", rule, |host| {
         irrelevant(host, |_| {}, 0)
     });
-    add_owned(suite, "shallow", shallow);
-    add_owned(suite, "no_call_stack", no_call_stack);
+    let rule = "A guest has the depths that its own CPUID.1CH lists, and no others.";
+    add_owned(suite, "shallow", rule, shallow);
+    let rule = "IA32_LBR_CTL takes the call-stack bit only if the guest's CPUID.1CH lists it.";
+    add_owned(suite, "no_call_stack", rule, no_call_stack);
 }

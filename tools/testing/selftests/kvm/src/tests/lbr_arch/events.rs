@@ -17,19 +17,53 @@ const BP: u64 = 3;
 const PF: u64 = 14;
 
 /// By name; they hold whoever has the LBR.
-pub(super) const CASES: &[(&str, OwnedCase)] = &[
-    ("db_clears_lbren_alone", db_clears_lbren_alone),
-    ("bp_and_pf_clear_nothing", bp_and_pf_clear_nothing),
-    ("smi_and_rsm", smi_and_rsm),
-    ("smi_while_stopped", smi_while_stopped),
-    ("moved_inside_smm", moved_inside_smm),
-    ("init_keeps_all", init_keeps_all),
+pub(super) const CASES: &[OwnedCase] = &[
+    (
+        "db_clears_lbren_alone",
+        "#DB clears IA32_LBR_CTL.LBREn before its handler runs, and no other bit.",
+        db_clears_lbren_alone,
+    ),
+    (
+        "bp_and_pf_clear_nothing",
+        "#BP and #PF leave IA32_LBR_CTL as it is.",
+        bp_and_pf_clear_nothing,
+    ),
+    (
+        "smi_and_rsm",
+        "An SMI saves IA32_LBR_CTL and clears LBREn; RSM restores it, and no branch of the \
+         handler is recorded.",
+        smi_and_rsm,
+    ),
+    (
+        "smi_while_stopped",
+        "RSM does not set IA32_LBR_CTL.LBREn if it was 0 at the SMI.",
+        smi_while_stopped,
+    ),
+    (
+        "moved_inside_smm",
+        "RSM restores IA32_LBR_CTL also in a VM that took the vCPU over inside SMM.",
+        moved_inside_smm,
+    ),
+    (
+        "init_keeps_all",
+        "INIT leaves IA32_LBR_CTL, IA32_LBR_DEPTH and the records as they are.",
+        init_keeps_all,
+    ),
 ];
 
 /// By name; they need what the hardware records.
-pub(super) const GRANTED: &[(&str, OwnedCase)] = &[
-    ("exits_are_not_recorded", exits_are_not_recorded),
-    ("ler_survives", ler_survives),
+pub(super) const GRANTED: &[OwnedCase] = &[
+    (
+        "exits_are_not_recorded",
+        "VM exits and VM entries leave no record.",
+        exits_are_not_recorded,
+    ),
+    (
+        "ler_survives",
+        "IA32_LER_x names the last branch before an exception, also after the host had the LBR, \
+         and in a new VM.",
+        ler_survives,
+    ),
 ];
 
 /// Has a routine raise an exception; returns what its handler found.

@@ -16,19 +16,67 @@ use super::{OwnedCase, Owner, Setup};
 const INFO_DEFINED: u64 = 0xffff | 0xf << 56 | 1 << 60 | 1 << 63;
 
 /// By name.
-pub(super) const CASES: &[(&str, OwnedCase)] = &[
-    ("legal_depths", legal_depths),
-    ("illegal_depth_clears_nothing", illegal_depth),
-    ("depth_written_clears", depth_written_clears),
-    ("beyond_depth", beyond_depth),
-    ("depth_by_userspace_clears_nothing", depth_by_userspace),
-    ("sorted_restore_to_another_depth", sorted_restore),
-    ("ctl_bits", ctl_bits),
-    ("canonical", canonical),
-    ("info_bits", info_bits),
-    ("stopped_records_stay", stopped_records_stay),
-    ("no_legacy_registers", no_legacy_registers),
-    ("debugctl", debugctl),
+pub(super) const CASES: &[OwnedCase] = &[
+    (
+        "legal_depths",
+        "IA32_LBR_DEPTH takes each depth that CPUID.1CH lists.",
+        legal_depths,
+    ),
+    (
+        "illegal_depth_clears_nothing",
+        "A WRMSR of IA32_LBR_DEPTH that raises #GP clears no record.",
+        illegal_depth,
+    ),
+    (
+        "depth_written_clears",
+        "A WRMSR of IA32_LBR_DEPTH clears all records, and not IA32_LER_x.",
+        depth_written_clears,
+    ),
+    (
+        "beyond_depth",
+        "Accesses of records beyond IA32_LBR_DEPTH raise #GP; userspace has all of them.",
+        beyond_depth,
+    ),
+    (
+        "depth_by_userspace_clears_nothing",
+        "KVM_SET_MSRS of the depth that is there already clears no record.",
+        depth_by_userspace,
+    ),
+    (
+        "sorted_restore_to_another_depth",
+        "KVM_SET_MSRS restores records and depth in any order, into a vCPU with another depth.",
+        sorted_restore,
+    ),
+    (
+        "ctl_bits",
+        "IA32_LBR_CTL takes the bits that CPUID.1CH lists; each other bit raises #GP.",
+        ctl_bits,
+    ),
+    (
+        "canonical",
+        "FROM, TO and IA32_LER_x take each address that is canonical to the CPU, and no other.",
+        canonical,
+    ),
+    (
+        "info_bits",
+        "The defined bits of IA32_LBR_x_INFO read as they were written; the others raise no #GP.",
+        info_bits,
+    ),
+    (
+        "stopped_records_stay",
+        "Records stay when recording is switched off.",
+        stopped_records_stay,
+    ),
+    (
+        "no_legacy_registers",
+        "With architectural LBR there are no MSRs of the model-specific one.",
+        no_legacy_registers,
+    ),
+    (
+        "debugctl",
+        "With architectural LBR IA32_DEBUGCTL.LBR is written in vain, and switches nothing.",
+        debugctl,
+    ),
 ];
 
 /// A setup whose guest has filled all records.

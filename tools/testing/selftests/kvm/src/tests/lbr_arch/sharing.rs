@@ -19,10 +19,23 @@ use super::{Case, Owner, Setup};
 const OTHER_BASE: u64 = 0x2000_0000_0000;
 
 /// By name.
-pub(super) const CASES: &[(&str, Case)] = &[
-    ("host_depth", host_depth),
-    ("depths_of_two_vms", depths_of_two_vms),
-    ("depths_move_to_new_vms", depths_move_to_new_vms),
+pub(super) const CASES: &[Case] = &[
+    (
+        "host_depth",
+        "The host's events have the greatest depth, whatever the guest's is, and the guest gets \
+         its own back.",
+        host_depth,
+    ),
+    (
+        "depths_of_two_vms",
+        "Two guests that take turns each have their own depth, filter and records.",
+        depths_of_two_vms,
+    ),
+    (
+        "depths_move_to_new_vms",
+        "A guest's depth, control and records move to a new VM by its MSRs, in any order.",
+        depths_move_to_new_vms,
+    ),
 ];
 
 /// A guest with a lesser depth leaves the host its own, and gets back what it had.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::{bail, Context, Error, Result};
 use kvm_selftests::host::{Host, Provider};
 use kvm_selftests::ktap::{skip, Suite, Verdict, PASS};
+use kvm_selftests::rules::OWNERSHIP;
 
 mod facility;
 mod faults;
@@ -152,7 +153,12 @@ fn lives(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    let mut suite = Suite::new();
-    suite.case("disturbances", lives);
+    let mut suite = Suite::new(OWNERSHIP);
+    suite.case(
+        "disturbances",
+        "Whatever guests, userspace and host do, each guest reads what it wrote, its own branches \
+         or 0, and the host its own branches.",
+        lives,
+    );
     suite
 }
