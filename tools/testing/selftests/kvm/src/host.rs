@@ -122,6 +122,11 @@ impl Host {
         }
     }
 
+    /// Returns whether the provider has tracepoints, which say what it does.
+    pub fn has_tracepoints(&self) -> bool {
+        self.provider == Provider::GuestLbr
+    }
+
     /// Returns how guests of VMs created now switch recording.
     pub fn control(&self) -> Control {
         self.lbr().map_or(Control::LEGACY, |lbr| lbr.control(0))

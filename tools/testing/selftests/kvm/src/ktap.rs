@@ -26,6 +26,14 @@ pub fn skip(reason: impl Into<String>) -> Result<Verdict> {
     Ok(Verdict::Skip(reason.into()))
 }
 
+/// Runs a case that sees by the provider's tracepoints what it does, if there are such.
+pub fn if_traced(host: &Host, run: fn(&Host) -> Result<Verdict>) -> Result<Verdict> {
+    match host.has_tracepoints() {
+        true => run(host),
+        false => skip("the provider has no tracepoints to see it by"),
+    }
+}
+
 /// What a run of a suite depends on.
 #[derive(Debug)]
 pub struct Options {
@@ -50,6 +58,7 @@ struct Case {
     source: &'static str,
     run: Run,
     builtin: Option<&'static str>,
+    at_times: Option<&'static str>,
     only: fn(Geometry) -> bool,
 }
 
@@ -109,6 +118,7 @@ impl Suite {
             source: self.source,
             run: Box::new(run),
             builtin: None,
+            at_times: None,
             only: |_| true,
         });
         self
@@ -119,6 +129,15 @@ impl Suite {
     pub fn builtin_fails(&mut self, why: &'static str) -> &mut Self {
         if let Some(case) = self.cases.last_mut() {
             case.builtin = Some(why);
+        }
+        self
+    }
+
+    /// Says the same of what the built-in provider fails by chance. With
+    /// [`Suite::builtin_fails`] that is so on a kernel that has our fixes.
+    pub fn builtin_may_fail(&mut self, why: &'static str) -> &mut Self {
+        if let Some(case) = self.cases.last_mut() {
+            case.at_times = Some(why);
         }
         self
     }
@@ -199,7 +218,7 @@ impl Suite {
                     case.explain();
                     None
                 }
-                false if host.provider == Provider::Builtin => case.builtin,
+                false if host.provider == Provider::Builtin => case.builtin.or(case.at_times),
                 false => None,
             };
             match case.report(number + 1, &host, expected) {
@@ -229,6 +248,9 @@ impl Case {
         println!("# source: {}", self.source);
         if let Some(why) = self.builtin {
             println!("# known: {why}");
+        }
+        if let Some(why) = self.at_times {
+            println!("# at times: {why}");
         }
     }
 

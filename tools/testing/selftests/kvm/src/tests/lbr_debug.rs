@@ -202,24 +202,26 @@ pub(crate) fn suite() -> Suite {
             .case(format!("{name}_stops"), STOPS, move |host| {
                 stops(host, routine, jump)
             })
-            .builtin_fails(STAYS);
+            .builtin_fails(STAYS)
+            .builtin_may_fail(LOSES);
     }
     suite
         .case("int3_goes_on", GOES_ON, |host| {
             goes_on(host, Symbol::Int3, Symbol::Int3At, BP, Symbol::NoteBp)
         })
-        .builtin_fails(LOSES)
+        .builtin_may_fail(LOSES)
         .case("page_fault_goes_on", GOES_ON, |host| {
             let (at, handler) = (Symbol::PageFaultAt, Symbol::NotePf);
             goes_on(host, Symbol::PageFault, at, PF, handler)
         })
-        .builtin_fails(LOSES)
+        .builtin_may_fail(LOSES)
         .case(
             "restored_db_stops",
             "A #DB that KVM_SET_VCPU_EVENTS makes pending stops recording as the CPU's own does.",
             |host| injected(host, Vcpu::restore_db),
         )
         .builtin_fails(STAYS)
+        .builtin_may_fail(LOSES)
         .case(
             "debugger_injects_db",
             "A #DB that KVM_SET_GUEST_DEBUG injects stops recording as the CPU's own does.",
@@ -230,6 +232,7 @@ pub(crate) fn suite() -> Suite {
             },
         )
         .builtin_fails(STAYS)
+        .builtin_may_fail(LOSES)
         .by(KVM)
         .case(
             "host_steps_unseen",

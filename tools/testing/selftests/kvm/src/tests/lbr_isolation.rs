@@ -231,7 +231,6 @@ pub(crate) fn suite() -> Suite {
             "A host thread that profiles itself between a guest's slices sees no branch of the \
              guest's, and the guest none of the host's.",
             host_between_slices,
-        )
-        .builtin_fails("guest and host use the LBR at the same time");
+        );
     suite
 }

@@ -197,7 +197,7 @@ pub(crate) fn suite() -> Suite {
             "A vCPU whose LBR_FMT is set to 0 and back has LBR, and empty records.",
             format_host_turns_on,
         )
-        .builtin_fails(TOS_STAYS)
+        .builtin_may_fail(TOS_STAYS)
         .case(
             "other_formats_refused",
             "KVM_SET_MSRS refuses each LBR_FMT but the host's and 0.",
@@ -217,13 +217,13 @@ pub(crate) fn suite() -> Suite {
             "All LBR registers of a new vCPU are 0 for guest and userspace.",
             empty_at_first,
         )
-        .builtin_fails(TOS_STAYS)
+        .builtin_may_fail(TOS_STAYS)
         .case(
             "set_get_before_run",
             "Userspace and the guest read exactly what userspace wrote before the first KVM_RUN.",
             set_get_before_run,
         )
-        .builtin_fails(LOST)
+        .builtin_may_fail(LOST)
         .case(
             "set_before_capabilities",
             "A change of IA32_PERF_CAPABILITIES that leaves LBR_FMT keeps DEBUGCTL and the LBR \
@@ -236,13 +236,13 @@ pub(crate) fn suite() -> Suite {
             "Userspace and the guest read exactly what userspace wrote after a KVM_RUN.",
             set_get_after_run,
         )
-        .builtin_fails(LOST)
+        .builtin_may_fail(LOST)
         .case(
             "guest_writes_userspace_reads",
             "Userspace and the guest read exactly what the guest wrote.",
             guest_writes_userspace_reads,
         )
-        .builtin_fails(LOST)
+        .builtin_may_fail(LOST)
         .case(
             "control_round_trip",
             "What switches recording reads back for guest and userspace as either wrote it.",

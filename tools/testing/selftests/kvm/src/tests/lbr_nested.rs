@@ -6,7 +6,7 @@ use anyhow::{ensure, Result};
 use kvm_selftests::block::Block;
 use kvm_selftests::guest::{Command, Outcome, Symbol};
 use kvm_selftests::host::{pin_to, Host};
-use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::ktap::{if_traced, Suite, Verdict, PASS};
 use kvm_selftests::msr::{
     Branch, Geometry, Snapshot, DEBUGCTL, DEBUGCTL_FREEZE_LBRS_ON_PMI as FREEZE,
     DEBUGCTL_LBR as LBR, LBR_SELECT,
@@ -437,6 +437,7 @@ pub(crate) fn suite() -> Suite {
             saves_what_became_of_it,
         )
         .only(LEGACY)
+        .builtin_fails("upstream leaves DEBUGCTL.LBR set")
         .by(SMM)
         .case(
             "smi",
@@ -444,6 +445,7 @@ pub(crate) fn suite() -> Suite {
             smi,
         )
         .only(LEGACY)
+        .builtin_fails("upstream loses L2's DEBUGCTL")
         .by(KVM)
         .case(
             "refused_state",
@@ -466,6 +468,7 @@ pub(crate) fn suite() -> Suite {
             l2_records,
         )
         .only(LEGACY)
+        .builtin_fails("upstream makes no event for L2's DEBUGCTL.LBR")
         .by(OWNERSHIP)
         .case(
             "passthrough",
@@ -474,6 +477,7 @@ pub(crate) fn suite() -> Suite {
             passthrough,
         )
         .only(LEGACY)
+        .builtin_fails("L2's accesses are always intercepted")
         .case(
             "host_event",
             "While the host has the LBR, L2 reads the records that it stopped, and empty ones if \
@@ -481,11 +485,12 @@ pub(crate) fn suite() -> Suite {
             host_event,
         )
         .only(LEGACY)
+        .builtin_fails("guest and host use the LBR at the same time")
         .case(
             "released",
             "An LBR that L2 does not use for a while is released, and has all it had when L2 uses \
              it again.",
-            released,
+            |host| if_traced(host, released),
         )
         .only(LEGACY);
     suite

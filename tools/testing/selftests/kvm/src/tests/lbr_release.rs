@@ -5,7 +5,7 @@
 use anyhow::{ensure, Result};
 use kvm_selftests::guest::{Command, Symbol};
 use kvm_selftests::host::{pin_to, Host};
-use kvm_selftests::ktap::{Suite, Verdict, PASS};
+use kvm_selftests::ktap::{if_traced, Suite, Verdict, PASS};
 use kvm_selftests::msr::{Geometry, Snapshot};
 use kvm_selftests::perf::TraceCount;
 use kvm_selftests::rules::OWNERSHIP;
@@ -110,28 +110,24 @@ fn kept_while_recording(host: &Host) -> Result<Verdict> {
 
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    const NO_TRACE: &str = "it has no tracepoints to see it by";
     let mut suite = Suite::new(OWNERSHIP);
     suite
         .case(
             "written",
             "An LBR that the guest does not use for a slice is released, and the registers are \
              as the guest wrote them.",
-            written,
+            |host| if_traced(host, written),
         )
-        .builtin_fails(NO_TRACE)
         .case(
             "recorded",
             "An LBR that the guest does not use for a slice is released, and the records are as \
              the hardware made them.",
-            recorded,
+            |host| if_traced(host, recorded),
         )
-        .builtin_fails(NO_TRACE)
         .case(
             "kept_while_recording",
             "A guest that records keeps the LBR, though it accesses no register.",
-            kept_while_recording,
-        )
-        .builtin_fails(NO_TRACE);
+            |host| if_traced(host, kept_while_recording),
+        );
     suite
 }

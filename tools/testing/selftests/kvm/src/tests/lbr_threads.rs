@@ -399,7 +399,7 @@ pub(crate) fn suite() -> Suite {
             format!("{OFFLINE} on another, and records there."),
             cpu_offlined,
         )
-        .builtin_fails(DUMMY)
+        .builtin_may_fail(DUMMY)
         .case(
             "cpu_back",
             format!("{OFFLINE} on it when it is back, and another guest has none of them."),
