@@ -9,7 +9,7 @@ FLAVOUR ?= lab
 MACHINE ?= skylake
 
 .PHONY: help setup kernel kernel-vanilla kernel-debug kernel-kasan kernel-kcsan modules emu clients \
-	lab shell demo conform check check-full mutants mutants-lbr kvm-selftests lint bindings \
+	lab shell demo conform compare check check-full mutants mutants-lbr kvm-selftests lint bindings \
 	setup-packages setup-clang deb dist rpm check-packages check-release htmldocs clean
 
 help: ## list the targets
@@ -75,6 +75,9 @@ demo: lab ## profile a workload on the emulated host and in its guest
 
 conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 	@$(LAB) conform
+
+compare: lab ## hold upstream's guest LBR and guest_lbr to the same rules, and write the table
+	@$(LAB) compare
 
 check: lab kernel-debug setup-packages ## all tests; the last line is the sum
 	@$(LAB) check

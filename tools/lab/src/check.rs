@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::checked;
+use crate::compare;
 use crate::conform;
 use crate::emulator::COUNTERS;
 use crate::junit;
@@ -152,6 +153,24 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
         let slowness: u32 = kernels.map(|kernel| checked::slowness(kernel)).sum();
         std::cmp::Reverse(suite.seconds.saturating_mul(u64::from(slowness)))
     });
+    let outcomes = side_by_side(options, jobs, |(suite, machine)| {
+        let outcomes = kernels(places, options, suite, machine);
+        for outcome in &outcomes {
+            options.print_outcome(outcome);
+        }
+        outcomes
+    });
+    let mut outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
+    outcomes.sort_by(|a, b| a.title.cmp(&b.title));
+    Ok(outcomes)
+}
+
+/// Does jobs, as many at a time as there are CPUs; gives what came of them as they ended.
+pub(crate) fn side_by_side<J: Send, R: Send>(
+    options: &Options,
+    jobs: Vec<J>,
+    run: impl Fn(J) -> R + Sync,
+) -> Vec<R> {
     let workers = if options.verbose {
         1
     } else {
@@ -169,21 +188,16 @@ fn boot_levels(places: &Places, options: &Options, full: bool) -> Result<Vec<Out
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((suite, machine)) = take() {
-                    let outcomes = kernels(places, options, suite, machine);
-                    for outcome in &outcomes {
-                        options.print_outcome(outcome);
-                    }
+                while let Some(job) = take() {
+                    let result = run(job);
                     done.lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .extend(outcomes);
+                        .push(result);
                 }
             });
         }
     });
-    let mut outcomes = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    outcomes.sort_by(|a, b| a.title.cmp(&b.title));
-    Ok(outcomes)
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All that runs on emulated CPUs.
@@ -217,6 +231,7 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     });
     outcomes.extend(emulated?);
     if full {
+        outcomes.push(compare::check(places, options));
         // Alone, as they measure time.
         outcomes.extend(level::full(places, options)?);
     }

@@ -12,6 +12,7 @@ pub mod bochsrc;
 pub mod cargo;
 pub mod check;
 pub mod checked;
+pub mod compare;
 pub mod conform;
 pub mod cpio;
 pub mod demo;

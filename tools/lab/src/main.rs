@@ -10,6 +10,7 @@ use emu_model::machine::Machine;
 
 use lab::bench;
 use lab::check;
+use lab::compare;
 use lab::conform;
 use lab::demo::{self, Provider};
 use lab::level;
@@ -87,6 +88,16 @@ enum Command {
         /// Machines, as `lab list` names them, or paths of descriptions [default: all
         /// with one CPU]
         machines: Vec<String>,
+    },
+    /// Hold the kernel's built-in guest LBR, unpatched and patched, and guest_lbr to the
+    /// rules of all behaviour cases, and write what they did into the documentation
+    Compare {
+        /// Machines, as `lab list` names them, with their number of CPUs if they are not to
+        /// have their own, as in haswell:2 [default: those of the documentation]
+        machines: Vec<String>,
+        /// Fail if the documentation would be another, and leave it as it is
+        #[arg(long, conflicts_with = "machines")]
+        check: bool,
     },
     /// Break the hardware model in every way that cargo-mutants knows, and see rows or
     /// tests fail; goes on where an earlier run of the same sources ended
@@ -249,6 +260,12 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
             Ok(verdict(
                 outcomes.iter().all(|outcome| outcome.sum().is_success()),
             ))
+        }
+        Command::Compare { check: true, .. } => Ok(verdict(
+            compare::check(&places, &options).sum().is_success(),
+        )),
+        Command::Compare { machines, .. } => {
+            Ok(verdict(compare::compare(&places, &options, &machines)?))
         }
         Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
         Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),

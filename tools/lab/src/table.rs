@@ -129,16 +129,28 @@ fn verdict(status: &Status) -> String {
     }
 }
 
-fn row<'a>(page: &mut String, cells: impl IntoIterator<Item = &'a str>) -> std::fmt::Result {
+pub(crate) fn row<'a>(
+    page: &mut String,
+    cells: impl IntoIterator<Item = &'a str>,
+) -> std::fmt::Result {
+    let escaped: Vec<_> = cells.into_iter().map(escape).collect();
+    row_of(page, escaped.iter().map(String::as_str))
+}
+
+/// A row of cells that are reStructuredText.
+pub(crate) fn row_of<'a>(
+    page: &mut String,
+    cells: impl IntoIterator<Item = &'a str>,
+) -> std::fmt::Result {
     for (n, cell) in cells.into_iter().enumerate() {
         let bullet = if n == 0 { "   * -" } else { "     -" };
-        writeln!(page, "{bullet} {}", escape(cell))?;
+        writeln!(page, "{bullet} {cell}")?;
     }
     Ok(())
 }
 
 /// Text that reStructuredText leaves as it is.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
         if "\\`*_|".contains(character) {
