@@ -260,6 +260,7 @@ extern "C" {
     pub fn kvm_vmx_lbr_request(vcpu: *mut kvm_vcpu);
     pub fn kvm_vmx_lbr_read_ctl(vcpu: *mut kvm_vcpu) -> __u64;
     pub fn kvm_vmx_lbr_write_ctl(vcpu: *mut kvm_vcpu, data: __u64);
+    pub fn kvm_vmx_lbr_is_frozen(vcpu: *mut kvm_vcpu) -> bool;
     pub fn kvm_vmx_lbr_read_debugctl(vcpu: *mut kvm_vcpu) -> __u64;
     pub fn kvm_vmx_lbr_write_debugctl(vcpu: *mut kvm_vcpu, data: __u64);
     pub fn kvm_vmx_lbr_is_noncanonical(vcpu: *mut kvm_vcpu, address: __u64) -> bool;

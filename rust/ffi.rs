@@ -231,6 +231,12 @@ impl KvmVcpu {
         unsafe { bindings::kvm_vmx_lbr_write_ctl(self.vcpu.as_ptr(), ctl) }
     }
 
+    /// Returns whether the guest's LBRs are frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kvm_vmx_lbr_is_frozen(self.vcpu.as_ptr()) }
+    }
+
     /// Returns whether the vCPU's linear addresses can hold `address`.
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
         // SAFETY: By the type invariant.

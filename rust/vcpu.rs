@@ -47,6 +47,10 @@ impl Kvm for KvmVcpu {
         self.write_ctl(ctl.into_raw());
     }
 
+    fn is_frozen(&self) -> bool {
+        KvmVcpu::is_frozen(self)
+    }
+
     fn publish(&mut self, published: Published) {
         KvmVcpu::publish(self, published);
     }

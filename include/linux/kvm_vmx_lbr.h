@@ -81,13 +81,16 @@ struct kvm_vmx_lbr_caps {
  *	userspace, or by a nested VM-Entry.  The provider may read it, not write
  *	it.
  * @deliver_pmi: a virtual PMI is about to be delivered to a guest whose
- *	CPUID.0AH version is @version.
+ *	CPUID.0AH version is @version.  The provider freezes the LBRs for versions
+ *	that do so in IA32_DEBUGCTL or IA32_LBR_CTL, KVM for later ones, see
+ *	kvm_vmx_lbr_is_frozen().
  * @service: once for each kvm_vmx_lbr_request(), and with @new_slice once after
  *	the vCPU was scheduled in, always on the vCPU's own thread, from
  *	KVM_RUN.  The one place to create and release the guest LBR event.
  * @enter: VM-Entry is imminent, interrupts are disabled.  Called if attention
- *	was asked for, or if the grant differs from the published passthrough;
- *	publish both before it returns.  The one place to ask for the grant and
+ *	was asked for, if the LBRs have become frozen or are not any more, or if
+ *	the grant differs from the published passthrough; publish attention and
+ *	passthrough before it returns.  The one place to ask for the grant and
  *	to change intercepts, beside @msr_filter_changed.
  * @msr_filter_changed: userspace replaced the MSR filter.
  */
@@ -126,10 +129,11 @@ int kvm_vmx_lbr_get_caps(struct kvm_vmx_lbr_caps *caps);
  * Tell KVM what it tests inline before each VM-Entry.  @lbr says whether the
  * LBRs are granted; it must stay valid until NULL is published or the vCPU is
  * freed.  @passthrough: the LBR MSRs are not intercepted.  With it KVM lets the
- * guest record branches, i.e. loads the guest's IA32_DEBUGCTL.LBR, or its
- * IA32_LBR_CTL, into hardware; without it they are kept from the hardware.  @has_event: have
- * @service called when a time slice begins.  @attention: have @enter called
- * before the next VM-Entry; once asked for, only the call of @enter ends it.
+ * guest record branches unless the LBRs are frozen, i.e. loads the guest's
+ * IA32_DEBUGCTL.LBR, or its IA32_LBR_CTL, into hardware; without it they are kept
+ * from the hardware.  @has_event: have @service called when a time slice begins.
+ * @attention: have @enter called before the next VM-Entry; once asked for, only
+ * the call of @enter ends it.
  */
 void kvm_vmx_lbr_publish(struct kvm_vcpu *vcpu, const struct perf_guest_lbr *lbr,
 			 bool passthrough, bool has_event, bool attention);
@@ -144,6 +148,14 @@ void kvm_vmx_lbr_request(struct kvm_vcpu *vcpu);
  */
 __u64 kvm_vmx_lbr_read_ctl(struct kvm_vcpu *vcpu);
 void kvm_vmx_lbr_write_ctl(struct kvm_vcpu *vcpu, __u64 data);
+
+/*
+ * Whether the guest's IA32_PERF_GLOBAL_STATUS.LBR_FRZ is set.  No branch is
+ * recorded then, whatever IA32_DEBUGCTL.LBR and IA32_LBR_CTL.LBREn say, and the
+ * records stay.  Meanwhile IA32_LBR_CTL has to be intercepted, grant or not: the
+ * hardware does not have the guest's.
+ */
+bool kvm_vmx_lbr_is_frozen(struct kvm_vcpu *vcpu);
 
 /*
  * IA32_DEBUGCTL as the guest, L1 or L2, sees it: what was written, whatever of

@@ -6,7 +6,7 @@ use core::ops::{BitOr, RangeInclusive};
 
 /// The versions of architectural performance monitoring that freeze by clearing
 /// `IA32_DEBUGCTL.LBR` or `IA32_LBR_CTL.LBREn`. Earlier ones cannot freeze, later ones set
-/// `IA32_PERF_GLOBAL_STATUS.LBR_FRZ` instead.
+/// `IA32_PERF_GLOBAL_STATUS.LBR_FRZ` instead, which is KVM's.
 const LEGACY_FREEZE: RangeInclusive<u32> = 2..=3;
 
 /// `IA32_DEBUGCTL` as the guest sees it: what was written, whatever of it the hardware

@@ -82,6 +82,10 @@ pub trait Facility: Clone + Debug {
     /// Returns the numbers of the MSRs that are passed through while the LBRs are granted.
     fn passed_through(&self) -> impl Iterator<Item = u32>;
 
+    /// Returns the number of the one that is passed through as well, unless the LBRs are
+    /// frozen.
+    fn control(&self) -> Option<u32>;
+
     /// Returns what `register` has after a write of `value`.
     ///
     /// `canonical` tells whether the host's linear addresses can hold its argument.

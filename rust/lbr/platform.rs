@@ -38,7 +38,7 @@ pub struct Published {
     /// [`Lifecycle::service`]: super::Lifecycle::service
     pub has_event: bool,
     /// The LBR MSRs are not intercepted. KVM then has the guest record branches if its
-    /// `IA32_DEBUGCTL` or `IA32_LBR_CTL` says so.
+    /// `IA32_DEBUGCTL` or `IA32_LBR_CTL` says so, and they are not frozen.
     pub passthrough: bool,
     /// Have [`Lifecycle::enter`] called before the next VM-Entry, although the grant may
     /// agree with `passthrough`.
@@ -57,6 +57,9 @@ pub trait Kvm {
     fn ctl(&self) -> Ctl;
     /// Sets `IA32_LBR_CTL`; nobody is told. The vCPU is loaded.
     fn set_ctl(&mut self, ctl: Ctl);
+    /// Returns whether `IA32_PERF_GLOBAL_STATUS.LBR_FRZ` is set: whatever these say, no
+    /// branch is recorded, and the hardware does not have `IA32_LBR_CTL`.
+    fn is_frozen(&self) -> bool;
     /// Tells KVM what it tests before each VM-Entry.
     fn publish(&mut self, published: Published);
     /// Has [`Lifecycle::service`](super::Lifecycle::service) called before the next

@@ -36,8 +36,8 @@ enum Gap {
 ///
 /// # Invariants
 ///
-/// `passthrough` is what the last [`Lifecycle::enter`] made of the intercepts; only there
-/// does it change.
+/// `passthrough` and `control_passthrough` are what the last [`Lifecycle::enter`] made of the
+/// intercepts; only there do they change.
 ///
 /// [`include/linux/kvm_vmx_lbr.h`]: srctree/include/linux/kvm_vmx_lbr.h
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -45,6 +45,8 @@ pub struct Lifecycle<F> {
     facility: F,
     state: State,
     passthrough: bool,
+    /// The same of [`Facility::control`].
+    control_passthrough: bool,
     /// The guest used LBR since the slice began.
     used: bool,
     gap: Gap,
@@ -60,6 +62,7 @@ impl<F: Facility> Lifecycle<F> {
             facility,
             state: State::Disabled,
             passthrough: false,
+            control_passthrough: false,
             used: false,
             gap: Gap::Closed,
             refused: None,
@@ -262,11 +265,12 @@ impl<F: Facility> Lifecycle<F> {
         let recording = self.is_enabled() && F::is_recording(kvm);
         let wanted = recording || self.used;
         let granted = perf.grant(entry);
-        self.pass_through(kvm, granted);
+        let frozen = kvm.is_frozen();
+        self.pass_through(kvm, granted, frozen);
         if perf.exists() {
             self.answered(kvm, granted);
         }
-        self.observe_gap(kvm, recording);
+        self.observe_gap(kvm, recording && !frozen);
         // The host does not tell when it lets go: look until then.
         let waiting = wanted && !self.passthrough;
         if waiting && !perf.is_ours() && self.refused != Some(kvm.now()) {
@@ -275,16 +279,27 @@ impl<F: Facility> Lifecycle<F> {
         self.publish(kvm, perf, waiting);
     }
 
-    fn pass_through(&mut self, kvm: &mut impl Kvm, passthrough: bool) {
-        if passthrough != self.passthrough {
-            // INVARIANT: Called by enter() alone.
-            self.passthrough = passthrough;
-            self.intercept(kvm, !passthrough);
+    fn pass_through(&mut self, kvm: &mut impl Kvm, granted: bool, frozen: bool) {
+        // INVARIANT: Called by enter() alone.
+        if granted != self.passthrough {
+            self.passthrough = granted;
+            self.intercept(kvm, !granted);
+        }
+        let control = granted && !frozen;
+        if control != self.control_passthrough {
+            self.control_passthrough = control;
+            self.intercept_control(kvm, !control);
         }
     }
 
     fn intercept(&self, kvm: &mut impl Kvm, intercept: bool) {
         for msr in self.facility.passed_through() {
+            kvm.set_intercept(msr, intercept);
+        }
+    }
+
+    fn intercept_control(&self, kvm: &mut impl Kvm, intercept: bool) {
+        if let Some(msr) = self.facility.control() {
             kvm.set_intercept(msr, intercept);
         }
     }
@@ -329,6 +344,9 @@ impl<F: Facility> Lifecycle<F> {
         // Without passthrough everything is intercepted already.
         if self.passthrough {
             self.intercept(kvm, false);
+        }
+        if self.control_passthrough {
+            self.intercept_control(kvm, false);
         }
     }
 }

@@ -213,6 +213,12 @@ impl Facility {
         }
     }
 
+    /// Returns whether the guest may write to `IA32_LBR_CTL` and `IA32_LBR_DEPTH` what the
+    /// hardware takes.
+    fn is_like_host(&self) -> bool {
+        self.guest.eax == self.host.eax && self.guest.ebx == self.host.ebx
+    }
+
     /// Checks that the guest has the register now. Userspace has all, in any order.
     fn check_depth(
         &self,
@@ -313,21 +319,19 @@ impl super::Facility for Facility {
     }
 
     fn passed_through(&self) -> impl Iterator<Item = u32> {
-        // The hardware takes what the host has.
-        let same = self.guest.eax == self.host.eax && self.guest.ebx == self.host.ebx;
-        let control = if same {
-            IA32_LBR_CTL..IA32_LBR_DEPTH + 1
-        } else {
-            0..0
-        };
-        // And refuses what is beyond the depth.
+        let depth_register = self.is_like_host().then_some(IA32_LBR_DEPTH);
+        // The hardware refuses what is beyond the depth.
         let depth = self.host.greatest_depth();
         let ler = [IA32_LER_FROM_IP, IA32_LER_TO_IP, IA32_LER_INFO];
         [self.from, self.to, self.info]
             .into_iter()
             .flat_map(move |first| records(first, depth))
-            .chain(control)
+            .chain(depth_register)
             .chain(ler)
+    }
+
+    fn control(&self) -> Option<u32> {
+        self.is_like_host().then_some(IA32_LBR_CTL)
     }
 
     fn accept(

@@ -278,6 +278,11 @@ impl super::Facility for Facility {
         .flatten()
     }
 
+    /// `IA32_DEBUGCTL` is always intercepted.
+    fn control(&self) -> Option<u32> {
+        None
+    }
+
     fn accept(
         &self,
         register: Register,

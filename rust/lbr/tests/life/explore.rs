@@ -55,6 +55,8 @@ fn wishes<F: Hardware>(thread: usize) -> Vec<Action> {
         Guest::Nothing,
         Guest::Branch,
         Guest::VirtualPmi { version: 2 },
+        Guest::VirtualPmi { version: 4 },
+        Guest::SetFrozen { frozen: false },
         Guest::Debug,
     ];
     for debugctl in F::DEBUGCTLS.iter().copied() {

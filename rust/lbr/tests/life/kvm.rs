@@ -13,6 +13,10 @@ use super::registers::{count, index};
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct KvmSide<F> {
     pub(crate) controls: Controls,
+    /// `IA32_PERF_GLOBAL_STATUS.LBR_FRZ`.
+    pub(crate) frozen: bool,
+    /// The same at the last `enter`.
+    pub(crate) was_frozen: bool,
     pub(crate) published: Published,
     pub(crate) requested: bool,
     pub(crate) new_slice: bool,
@@ -34,6 +38,8 @@ impl<F: Hardware> KvmSide<F> {
     pub(crate) fn new() -> Self {
         Self {
             controls: Controls::default(),
+            frozen: false,
+            was_frozen: false,
             published: Published {
                 has_event: false,
                 passthrough: false,
@@ -56,12 +62,13 @@ impl<F: Hardware> KvmSide<F> {
     }
 
     /// Whether all MSRs are passed through that a guest may access, and the filter does not
-    /// deny.
+    /// deny. While the LBRs are frozen the hardware has another `IA32_LBR_CTL`.
     pub(crate) fn passes_through(&self, has: &Description) -> bool {
         let but = [F::CTL, F::DEPTH]
             .into_iter()
             .flatten()
             .filter(|_| F::is_less(has))
+            .chain(F::CTL.filter(|_| self.frozen))
             .chain(self.denied);
         let passed = but.fold((1 << count::<F>()) - 1, |passed, msr| {
             passed & !(1 << index::<F>(msr))
@@ -75,7 +82,7 @@ impl<F: Hardware> KvmSide<F> {
 
     /// Whether the hardware records the guest's branches.
     pub(crate) fn is_recording(&self) -> bool {
-        self.published.passthrough && F::is_on(self.controls)
+        self.published.passthrough && F::is_on(self.controls) && !self.was_frozen
     }
 
     /// What KVM does when it switches the VMCS.
@@ -100,6 +107,10 @@ impl<F: Hardware> Kvm for KvmSide<F> {
 
     fn set_ctl(&mut self, ctl: Ctl) {
         self.controls.ctl = ctl.into_raw();
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen
     }
 
     fn publish(&mut self, published: Published) {

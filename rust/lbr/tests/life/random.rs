@@ -44,6 +44,7 @@ fn guest<F: Hardware>() -> impl Strategy<Value = Guest> {
         1 => debugctl().prop_map(|debugctl| Guest::EnterL2 { debugctl }),
         1 => debugctl().prop_map(|debugctl| Guest::ExitL2 { debugctl }),
         1 => (0..6u32).prop_map(|version| Guest::VirtualPmi { version }),
+        1 => any::<bool>().prop_map(|frozen| Guest::SetFrozen { frozen }),
         1 => Just(Guest::Debug),
         1 => Just(Guest::Nothing),
     ]
@@ -79,6 +80,7 @@ fn action<F: Hardware>() -> impl Strategy<Value = Action> {
         1 => (thread.clone(), prop::option::of(0..F::GUESTS.len()))
             .prop_map(|(thread, guest)| Action::Refresh { thread, guest }),
         1 => thread.prop_map(|thread| Action::Reset { thread }),
+        1 => any::<bool>().prop_map(|frozen| Action::SetFrozen { frozen }),
         1 => prop::option::of(msr::<F>()).prop_map(|denied| Action::Filter { denied }),
     ]
 }

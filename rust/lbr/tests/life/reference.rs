@@ -15,6 +15,8 @@ pub(crate) const BRANCH: u64 = 3;
 pub(crate) struct Reference<F: Hardware> {
     pub(crate) registers: Registers<F>,
     pub(crate) controls: Controls,
+    /// No branch is recorded, and the records stay.
+    pub(crate) frozen: bool,
     /// Which of [`Hardware::GUESTS`] it is, if it has LBR.
     pub(crate) guest: Option<usize>,
     gap: bool,
@@ -25,6 +27,7 @@ impl<F: Hardware> Reference<F> {
         Self {
             registers: Registers::reset(&F::HOST),
             controls: Controls::default(),
+            frozen: false,
             guest: None,
             gap: false,
         }
@@ -57,7 +60,7 @@ impl<F: Hardware> Reference<F> {
             // Where there is nothing beyond the depth.
             self.registers.empty_hidden();
         }
-        let gap = self.is_on() && !recording;
+        let gap = self.is_on() && !self.frozen && !recording;
         if gap && !self.gap {
             self.registers.empty();
         }
@@ -65,7 +68,7 @@ impl<F: Hardware> Reference<F> {
     }
 
     pub(crate) fn branch(&mut self, recording: bool) {
-        if self.is_on() && recording {
+        if self.is_on() && !self.frozen && recording {
             self.registers.set(F::FROM, BRANCH);
         }
     }
@@ -103,9 +106,13 @@ impl<F: Hardware> Reference<F> {
 
     /// A PMI with this version of architectural performance monitoring.
     pub(crate) fn freeze(&mut self, version: u32) {
-        let freezes = self.controls.debugctl & Debugctl::FREEZE_LBRS_ON_PMI.into_raw() != 0;
-        if freezes && matches!(version, 2 | 3) {
-            self.debug();
+        if self.controls.debugctl & Debugctl::FREEZE_LBRS_ON_PMI.into_raw() == 0 {
+            return;
+        }
+        match version {
+            0 | 1 => {}
+            2 | 3 => self.debug(),
+            _ => self.frozen = true,
         }
     }
 

@@ -394,6 +394,45 @@ fn versions_two_and_three_freeze<F: Hardware>() {
     assert!(F::is_on(row.0.kvm.controls));
 }
 
+fn later_versions_freeze_what_stays_on<F: Hardware>() {
+    for version in [4, 5] {
+        let mut row = Row::<F>::recording();
+        row.writes_debugctl(Debugctl::LBR | Debugctl::FREEZE_LBRS_ON_PMI);
+        row.runs(Guest::VirtualPmi { version });
+        assert!(F::is_on(row.0.kvm.controls));
+        row.userspace_sets(F::FROM, 5);
+        row.runs(Guest::Branch);
+        row.has(F::FROM, 5);
+        // All but the control stay open.
+        assert_eq!(row.state(), State::Owned);
+        assert_eq!(row.0.kvm.flips, usize::from(F::CTL.is_some()));
+        // The host makes no gap in what is frozen.
+        row.does(Action::HostComes { cpu: 0 });
+        assert_eq!(row.runs(Guest::Branch), [Trace::Lost]);
+        assert!(!row.0.kvm.requested);
+        row.does(Action::HostGoes { cpu: 0 });
+        assert_eq!(row.runs(Guest::Branch), [Trace::Regained]);
+        row.has(F::FROM, 5);
+        row.runs(Guest::SetFrozen { frozen: false });
+        row.runs(Guest::Branch);
+        assert_eq!(row.0.kvm.flips, usize::from(F::CTL.is_some()));
+        row.has(F::FROM, BRANCH);
+    }
+    // It is still wanted, and a gap as soon as it could record.
+    let mut row = Row::<F>::recording();
+    row.does(Action::SetFrozen { frozen: true });
+    row.does(Action::HostComes { cpu: 0 });
+    for _ in 0..3 {
+        row.begins_slice();
+        row.runs(Guest::Nothing);
+    }
+    assert_eq!(row.state(), State::Reclaimed);
+    row.has(F::FROM, BRANCH);
+    row.does(Action::SetFrozen { frozen: false });
+    row.runs(Guest::Nothing);
+    row.has(F::FROM, 0);
+}
+
 for_each_facility! {
     the_first_use_is_owned,
     what_is_no_use_of_lbr,
@@ -409,4 +448,5 @@ for_each_facility! {
     stopped_records_are_kept,
     all_registers_cost_one_trip,
     versions_two_and_three_freeze,
+    later_versions_freeze_what_stays_on,
 }

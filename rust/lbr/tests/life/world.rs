@@ -79,6 +79,10 @@ pub(crate) enum Action {
     Reset {
         thread: usize,
     },
+    /// Userspace sets `IA32_PERF_GLOBAL_STATUS.LBR_FRZ`.
+    SetFrozen {
+        frozen: bool,
+    },
     Filter {
         denied: Option<u32>,
     },
@@ -103,6 +107,10 @@ pub(crate) enum Guest {
     /// KVM delivers a virtual PMI.
     VirtualPmi {
         version: u32,
+    },
+    /// Sets or clears `IA32_PERF_GLOBAL_STATUS.LBR_FRZ`.
+    SetFrozen {
+        frozen: bool,
     },
     /// KVM delivers a debug exception.
     Debug,
@@ -258,6 +266,7 @@ impl<F: Hardware> World<F> {
                 let (life, kvm, mut perf) = self.called_on(thread);
                 life.reset(kvm, &mut perf);
             }
+            Action::SetFrozen { frozen } => self.set_frozen(frozen),
             Action::Filter { denied } => {
                 self.kvm.denied = denied;
                 self.life.msr_filter_changed(&mut self.kvm);
@@ -302,7 +311,9 @@ impl<F: Hardware> World<F> {
     fn enter(&mut self, thread: usize) {
         let published = self.kvm.published;
         let granted = published.has_event && self.perf.granted() == self.cpu(thread);
-        if granted != published.passthrough || published.attention {
+        let refrozen = self.kvm.frozen != self.kvm.was_frozen;
+        if granted != published.passthrough || published.attention || refrozen {
+            self.kvm.was_frozen = self.kvm.frozen;
             let (life, kvm, mut perf) = self.called_on(thread);
             life.enter(kvm, &mut perf, &VmEntry);
         }
@@ -347,12 +358,18 @@ impl<F: Hardware> World<F> {
         life.control_written(kvm, &mut perf);
     }
 
+    fn set_frozen(&mut self, frozen: bool) {
+        self.kvm.frozen = frozen;
+        self.reference.frozen = frozen;
+    }
+
     // What the guest does
 
     fn guest(&mut self, thread: usize, cpu: usize, guest: Guest) {
         let granted = self.perf.granted() == Some(cpu);
         let recording = self.kvm.is_recording();
         assert!(granted || !recording, "recording without the grant");
+        assert!(!recording || !self.reference.frozen, "recording frozen");
         self.reference.run(granted, recording);
         if granted {
             let has = self.reference.described().expect("a guest with LBR");
@@ -416,8 +433,10 @@ impl<F: Hardware> World<F> {
                 self.life.deliver_pmi(&mut self.kvm, version);
                 if self.reference.guest.is_some() {
                     self.reference.freeze(version);
+                    self.kvm.frozen = self.reference.frozen;
                 }
             }
+            Guest::SetFrozen { frozen } => self.set_frozen(frozen),
             Guest::Debug => {
                 self.reference.debug();
                 self.kvm.controls = self.reference.controls;
@@ -474,7 +493,7 @@ impl<F: Hardware> World<F> {
             self.run(thread);
             self.run(thread);
         }
-        self.kvm.is_recording()
+        self.kvm.published.passthrough
     }
 
     /// Returns whether the event is gone after slices that do not use it: one may make an
