@@ -11,15 +11,19 @@ load_kvm
 subtests harness /selftests/kvm-selftests harness
 subtests vmx_pmu_caps_test /selftests/vmx_pmu_caps_test
 check "KVM lists its MSRs" sh -c '/selftests/kvm-selftests msr_list >/tmp/all-msrs'
-# The series adds the LBR MSRs to the list, and changes nothing else.
+# The series adds the LBR MSRs to the list, and IA32_PERF_GLOBAL_STATUS_SET from
+# perfmon version 4 on, and changes nothing else.
 lbr='^save 0x(1c[89]|6[89cd].|d[cd].)$'
+status_set='^save 0x391$'
 case $LAB_MACHINE in
-haswell*) lbr_msrs=34 ;;
-*) lbr_msrs=98 ;;
+haswell*) lbr_msrs=34 status_sets=0 ;;
+*) lbr_msrs=98 status_sets=1 ;;
 esac
-[ -e /sys/module/kvm_intel/parameters/lbr ] || lbr_msrs=0
+[ -e /sys/module/kvm_intel/parameters/lbr ] || lbr_msrs=0 status_sets=0
 check_same "LBR MSRs among them" $lbr_msrs "$(grep -Ec "$lbr" /tmp/all-msrs)"
-grep -Ev "$lbr" /tmp/all-msrs >/tmp/msr-list
+check_same "IA32_PERF_GLOBAL_STATUS_SET among them" $status_sets \
+	"$(grep -Ec "$status_set" /tmp/all-msrs)"
+grep -Ev -e "$lbr" -e "$status_set" /tmp/all-msrs >/tmp/msr-list
 artifact msr-list /tmp/msr-list
 
 # What perf in a guest has and does.  Where samples fall is a matter of chance, so

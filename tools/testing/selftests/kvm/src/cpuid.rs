@@ -27,6 +27,16 @@ pub fn change(
     cpuid.as_mut_slice().iter_mut().find(is_it).map(change);
 }
 
+/// Returns the version of the PMU.
+pub fn pmu_version(cpuid: &CpuId) -> u32 {
+    leaf(cpuid, PMU, 0).map_or(0, |leaf| leaf.eax & 0xff)
+}
+
+/// Says that the PMU has this version.
+pub fn set_pmu_version(cpuid: &mut CpuId, version: u32) {
+    change(cpuid, PMU, 0, |leaf| leaf.eax = leaf.eax & !0xff | version);
+}
+
 /// Returns whether there is architectural LBR.
 pub fn has_arch_lbr(cpuid: &CpuId) -> bool {
     leaf(cpuid, 7, 0).is_some_and(|leaf| leaf.edx & ARCH_LBR != 0)

@@ -19,6 +19,7 @@ guest_start:
 	.set PORT_YIELD,	0xf2
 	.set PORT_FAULT,	0xf3
 
+	.set MSR_PMC0,		0xc1
 	.set MSR_GLOBAL_STATUS,	0x38e
 	.set MSR_GLOBAL_CTRL,	0x38f
 	.set MSR_GLOBAL_OVF,	0x390
@@ -35,6 +36,9 @@ guest_start:
 	/* The register that switches recording, and its value for on. */
 	.set BLOCK_CONTROL,	0x40
 	.set BLOCK_ON,		0x48
+	/* What is between is in guest_nested.S. */
+	.set BLOCK_PMI_STATUS,	0xd0
+	.set BLOCK_PMI_COUNTER,	0xd8
 	.set BLOCK_COMMANDS,	0x1000
 
 	.macro write_msr msr, low
@@ -151,7 +155,8 @@ guest_exceptions:
 
 	/*
 	 * The PMI, as interrupt or as NMI: keep the control as found, take two
-	 * branches that an LBR left running must hold, then switch all off.
+	 * branches that an LBR left running must hold, then switch all off.  Keep
+	 * how far the counter came, and the status.
 	 */
 	.p2align 4
 	.globl guest_pmi
@@ -171,9 +176,14 @@ guest_pmi_marks:
 1:	jmp	1f
 	nop
 1:	record_off
+	mov	ecx, MSR_PMC0
+	rdmsr
+	mov	[r15 + BLOCK_PMI_COUNTER], eax
 	write_msr MSR_GLOBAL_CTRL, 0
 	mov	ecx, MSR_GLOBAL_STATUS
 	rdmsr
+	mov	[r15 + BLOCK_PMI_STATUS], eax
+	mov	[r15 + BLOCK_PMI_STATUS + 4], edx
 	mov	ecx, MSR_GLOBAL_OVF
 	wrmsr
 	write_msr MSR_X2APIC_EOI, 0

@@ -33,6 +33,10 @@ pub(crate) const BLOCK_ON: u64 = 0x48;
 pub(crate) const BLOCK_L2_MSR_EXITS: u64 = 0x50;
 /// L2's r15: where its block is.
 pub(crate) const BLOCK_L2_R15: u64 = 0x58;
+/// IA32_PERF_GLOBAL_STATUS in the PMI handler.
+pub(crate) const BLOCK_PMI_STATUS: u64 = 0xd0;
+/// IA32_PMC0 in the PMI handler.
+pub(crate) const BLOCK_PMI_COUNTER: u64 = 0xd8;
 pub(crate) const BLOCK_COMMANDS: u64 = 0x1000;
 /// Where XSAVES stores.
 pub(crate) const BLOCK_AREA: u64 = 0xd000;

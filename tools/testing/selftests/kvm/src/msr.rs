@@ -23,6 +23,8 @@ pub const DEBUGCTL: u32 = 0x1d9;
 pub const DEBUGCTL_LBR: u64 = 1 << 0;
 /// DEBUGCTL: stop recording when a PMI is requested.
 pub const DEBUGCTL_FREEZE_LBRS_ON_PMI: u64 = 1 << 11;
+/// DEBUGCTL: stop counting when a PMI is requested.
+pub const DEBUGCTL_FREEZE_PERFMON_ON_PMI: u64 = 1 << 12;
 
 /// MSR_LBR_SELECT: what is not recorded.
 pub const LBR_SELECT: u32 = 0x1c8;
@@ -71,8 +73,28 @@ pub const XSS_LBR: u64 = 1 << 15;
 pub const PMC0: u32 = 0xc1;
 /// IA32_PERFEVTSEL0.
 pub const PERFEVTSEL0: u32 = 0x186;
+/// IA32_FIXED_CTR_CTRL.
+pub const FIXED_CTR_CTRL: u32 = 0x38d;
+/// IA32_PERF_GLOBAL_STATUS.
+pub const GLOBAL_STATUS: u32 = 0x38e;
+/// GLOBAL_STATUS: PMC0 overflowed.
+pub const STATUS_PMC0: u64 = 1 << 0;
+/// GLOBAL_STATUS: recording of branches is frozen.
+pub const STATUS_LBR_FRZ: u64 = 1 << 58;
+/// GLOBAL_STATUS: the counters are frozen.
+pub const STATUS_CTR_FRZ: u64 = 1 << 59;
+/// GLOBAL_STATUS: something changed.
+pub const STATUS_COND_CHGD: u64 = 1 << 63;
 /// IA32_PERF_GLOBAL_CTRL.
 pub const GLOBAL_CTRL: u32 = 0x38f;
+/// IA32_PERF_GLOBAL_STATUS_RESET.
+pub const GLOBAL_STATUS_RESET: u32 = 0x390;
+/// IA32_PERF_GLOBAL_STATUS_SET.
+pub const GLOBAL_STATUS_SET: u32 = 0x391;
+/// IA32_PERF_GLOBAL_INUSE.
+pub const GLOBAL_INUSE: u32 = 0x392;
+/// GLOBAL_INUSE: some counter may interrupt.
+pub const INUSE_PMI: u64 = 1 << 63;
 /// PERFEVTSEL: "branch instructions retired", counted at every privilege level
 /// (OS, USR), with an interrupt on overflow (INT) and enabled (EN).
 pub const BRANCHES_RETIRED_WITH_PMI: u64 = 0xc4 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 22;

@@ -98,6 +98,14 @@ impl Vcpu {
         self.block.peek(guest::BLOCK_PMI_CONTROL)
     }
 
+    /// Returns IA32_PERF_GLOBAL_STATUS and IA32_PMC0 as the PMI handler found them.
+    pub fn counting_at_pmi(&self) -> Result<(u64, u64)> {
+        Ok((
+            self.block.peek(guest::BLOCK_PMI_STATUS)?,
+            self.block.peek(guest::BLOCK_PMI_COUNTER)?,
+        ))
+    }
+
     /// Returns the last exception that the guest noted and how many there were,
     /// see [`crate::vm::Vm::note_exceptions`].
     pub fn note(&self) -> Result<Note> {
