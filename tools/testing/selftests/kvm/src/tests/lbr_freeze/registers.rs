@@ -10,6 +10,7 @@ use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, STATUS_CTR_FRZ as CTR, STATUS_LBR_FRZ as LBR};
 use kvm_selftests::rules::{KVM, PERFMON};
+use kvm_selftests::vm::Vm;
 
 use super::streamlined::{add_versions, Setup};
 use super::FREEZE as FREEZE_LBRS;
@@ -37,6 +38,22 @@ fn reserved_bits(host: &Host, version: u32) -> Result<Verdict> {
     }
     let set = vcpu.rdmsr(msr::GLOBAL_STATUS_SET)?;
     ensure!(set == Ok(0), "GLOBAL_STATUS_SET is read as {set:x?}");
+    PASS
+}
+
+/// VMMs may restore DEBUGCTL before they say which version the vCPU has.
+fn debugctl_before_cpuid(host: &Host, version: u32) -> Result<Verdict> {
+    let vm = Vm::new(host)?;
+    let mut vcpu = vm.bare_vcpu(0)?;
+    vcpu.must_set_msr(msr::DEBUGCTL, FREEZE_PERFMON)?;
+    let mut cpuid = vm.cpuid();
+    cpuid::set_pmu_version(&mut cpuid, version);
+    vm.set_up(&vcpu, &cpuid)?;
+    let seen = vcpu.rdmsr(msr::DEBUGCTL)?;
+    ensure!(
+        seen == Ok(FREEZE_PERFMON),
+        "the guest reads DEBUGCTL as {seen:x?}"
+    );
     PASS
 }
 
@@ -100,7 +117,8 @@ fn absent(host: &Host) -> Result<Verdict> {
             );
         }
         ensure!(
-            vcpu.wrmsr(msr::DEBUGCTL, FREEZE_PERFMON)? == Err(GP),
+            vcpu.wrmsr(msr::DEBUGCTL, FREEZE_PERFMON)? == Err(GP)
+                && !vcpu.set_msr(msr::DEBUGCTL, FREEZE_PERFMON)?,
             "version {version} has FREEZE_PERFMON_ON_PMI"
         );
     }
@@ -131,6 +149,14 @@ pub(super) fn add(suite: &mut Suite) {
          GLOBAL_STATUS and GLOBAL_INUSE.",
         reserved_bits,
     );
+    suite.by(KVM);
+    add_versions(
+        suite,
+        "debugctl_before_cpuid",
+        "KVM_SET_MSRS takes FREEZE_PERFMON_ON_PMI before KVM_SET_CPUID2, and the guest finds it.",
+        debugctl_before_cpuid,
+    );
+    suite.by(PERFMON);
     add_versions(
         suite,
         "in_use",
