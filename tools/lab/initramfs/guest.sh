@@ -6,6 +6,7 @@ guests=/tmp/guests
 # IA32_PERF_CAPABILITIES.LBR_FMT of the host, which QEMU wants to be told.
 case ${LAB_MACHINE-} in
 haswell*) lbr_fmt=0x4 ;;
+sapphire-rapids*) lbr_fmt=0x3f ;;
 *) lbr_fmt=0x5 ;;
 esac
 # What a QEMU command line starts with; options of guest_start come after it.

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use kvm_selftests::ktap::Suite;
 
+mod answers;
 mod harness;
 mod lbr_arch;
 mod lbr_debug;
@@ -24,7 +25,6 @@ mod lbr_state_order;
 mod lbr_suspend;
 mod lbr_threads;
 mod lbr_unload;
-mod msr_list;
 #[cfg(test)]
 mod rules;
 
@@ -60,5 +60,5 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_disturb", Action::Test(lbr_disturb::suite)),
     ("lbr_disturb_vmm", Action::Print(lbr_disturb::vmm)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
-    ("msr_list", Action::Print(msr_list::print)),
+    ("answers", Action::Print(answers::print)),
 ];
