@@ -284,6 +284,31 @@ guest_mixed:
 .Lret2:	ret
 
 	/*
+	 * To ring 3 and back, with a jump in each; what is taken is in
+	 * guest_ring_kinds.  IA32_LSTAR is guest_rings_back.
+	 */
+	.p2align 4
+	.globl guest_rings
+guest_rings:
+	record_on
+	lea	rcx, [rip + .Lring3]
+	mov	r11d, 2
+.Lsysret:
+	sysretq
+.Lring3:
+	jmp	.Lsyscall
+	nop
+.Lsyscall:
+	syscall
+	.globl guest_rings_back
+guest_rings_back:
+	jmp	.Lring0
+	nop
+.Lring0:
+	record_off
+	ret
+
+	/*
 	 * Count branches until PMC0 overflows.  edi is the control to use; the
 	 * counter is set up but for GLOBAL_CTRL.  Gives up after a while.
 	 */

@@ -106,6 +106,10 @@ symbols! {
     Spin = guest_spin,
     /// Routine: one branch of each kind, see [`kinds`].
     Mixed = guest_mixed,
+    /// Routine: to ring 3 and back, see [`ring_kinds`].
+    Rings = guest_rings,
+    /// Where SYSCALL leads.
+    RingsBack = guest_rings_back,
     /// Routine: branch until the PMI came; the argument is the control.
     WaitPmi = guest_wait_pmi,
     /// Its loop.
@@ -174,6 +178,10 @@ symbols! {
     Kinds = guest_kinds,
     /// Its end.
     KindsEnd = guest_kinds_end,
+    /// The table of the branches of `Rings`.
+    RingKinds = guest_ring_kinds,
+    /// Its end.
+    RingKindsEnd = guest_ring_kinds_end,
 }
 
 /// How many jumps [`Symbol::Jumps`] takes, more than any host has records.
@@ -212,7 +220,7 @@ pub(crate) fn smm_image() -> &'static [u8] {
     bytes(Symbol::Smm, Symbol::SmmEnd)
 }
 
-/// A branch of [`Symbol::Mixed`], addresses relative to the start of the code.
+/// A branch of [`Symbol::Mixed`] or [`Symbol::Rings`], addresses relative to the start of the code.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
     /// The bit of LBR_SELECT that suppresses it.
@@ -225,7 +233,17 @@ pub struct Kind {
 
 /// Returns the branches of [`Symbol::Mixed`] in the order in which it takes them.
 pub fn kinds() -> Vec<Kind> {
-    let (words, _) = bytes(Symbol::Kinds, Symbol::KindsEnd).as_chunks::<8>();
+    table(Symbol::Kinds, Symbol::KindsEnd)
+}
+
+/// Returns those of [`Symbol::Rings`], which begins in ring 0, each with the bit of LBR_SELECT
+/// for the ring in which it ends.
+pub fn ring_kinds() -> Vec<Kind> {
+    table(Symbol::RingKinds, Symbol::RingKindsEnd)
+}
+
+fn table(from: Symbol, to: Symbol) -> Vec<Kind> {
+    let (words, _) = bytes(from, to).as_chunks::<8>();
     let (rows, _) = words.as_chunks::<3>();
     rows.iter()
         .map(|row| row.map(u64::from_le_bytes))
@@ -392,6 +410,23 @@ mod tests {
         for pair in kinds.windows(2) {
             assert!((pair[0].to..pair[0].to + 32).contains(&pair[1].from));
         }
+    }
+
+    #[test]
+    fn table_of_rings_names_the_right_instructions() {
+        let opcodes: [(u64, &[u8]); 4] = [
+            (1, &[0x48, 0x0f, 0x07]),
+            (1, &[0xeb, 0x01]),
+            (0, &[0x0f, 0x05]),
+            (0, &[0xeb, 0x01]),
+        ];
+        let kinds = ring_kinds();
+        assert_eq!(kinds.len(), opcodes.len());
+        for (kind, (bit, opcode)) in kinds.iter().zip(opcodes) {
+            assert_eq!(kind.bit, bit, "{kind:x?}");
+            assert!(code(kind.from).starts_with(opcode), "{kind:x?}");
+        }
+        assert!(kinds.windows(2).all(|pair| pair[0].to == pair[1].from));
     }
 
     #[test]

@@ -27,4 +27,14 @@ guest_kinds:
 	kind	8, .Liret, .Lafter
 	.globl guest_kinds_end
 guest_kinds_end:
+
+	/* The same of guest_rings, with the bit for the ring in which each ends. */
+	.globl guest_ring_kinds
+guest_ring_kinds:
+	kind	1, .Lsysret, .Lring3
+	kind	1, .Lring3, .Lsyscall
+	kind	0, .Lsyscall, guest_rings_back
+	kind	0, guest_rings_back, .Lring0
+	.globl guest_ring_kinds_end
+guest_ring_kinds_end:
 	.previous

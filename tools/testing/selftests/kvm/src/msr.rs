@@ -64,6 +64,11 @@ pub const LBR_0_TO: u32 = 0x1600;
 /// IA32_LBR_0_INFO.
 pub const LBR_0_INFO: u32 = 0x1200;
 
+/// IA32_STAR: the selectors of SYSCALL in bits 47:32, of SYSRET in bits 63:48.
+pub const STAR: u32 = 0xc000_0081;
+/// IA32_LSTAR: where SYSCALL leads.
+pub const LSTAR: u32 = 0xc000_0082;
+
 /// IA32_XSS.
 pub const XSS: u32 = 0xda0;
 /// XSS: the registers of architectural LBR.

@@ -55,7 +55,8 @@ pub(crate) const IDT: u64 = 0x3000;
 /// Where L2 sees the memory: at L1's linear address with this bit changed.
 const L2_VIEW: u64 = 1 << 46;
 
-const PAGE_PRESENT_WRITABLE: u64 = 0x3;
+// Ring 3 may use it, too, and ring 0 executes it: there is no SMEP.
+const PAGE_PRESENT_WRITABLE_USER: u64 = 0x7;
 const PAGE_LARGE: u64 = 0x80;
 const GDT_CODE: u64 = 0x00af_9b00_0000_ffff;
 const GDT_DATA: u64 = 0x00cf_9300_0000_ffff;
@@ -63,7 +64,7 @@ pub(crate) const SELECTOR_CODE: u16 = 0x08;
 pub(crate) const SELECTOR_DATA: u16 = 0x10;
 pub(crate) const CR0: u64 = 0x8005_0033; // PG AM WP NE ET MP PE
 pub(crate) const CR4: u64 = 0x620; // PAE OSFXSR OSXMMEXCPT
-const EFER: u64 = 0x500; // LMA LME
+const EFER: u64 = 0x501; // LMA LME SCE
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
 /// How a vCPU sees the memory.
@@ -187,7 +188,7 @@ impl Vm {
         let base = base ^ L2_VIEW;
         self.write(
             tables + PML4 + 8 * ((base >> 39) & 0x1ff),
-            (tables + PDPT) | PAGE_PRESENT_WRITABLE,
+            (tables + PDPT) | PAGE_PRESENT_WRITABLE_USER,
         )?;
         for vector in 0..32 {
             let offset = Symbol::Exceptions.offset() + 16 * vector;
@@ -207,7 +208,7 @@ impl Vm {
                 (PDPT + index(30), tables + PD),
                 (PD + index(21), PAGE_LARGE),
             ] {
-                write(tables + at, entry | PAGE_PRESENT_WRITABLE)?;
+                write(tables + at, entry | PAGE_PRESENT_WRITABLE_USER)?;
             }
         }
         write(GDT + u64::from(SELECTOR_CODE), GDT_CODE)?;
@@ -313,6 +314,16 @@ impl Vm {
             rflags: 2,
             ..Default::default()
         })?;
+        Ok(())
+    }
+
+    /// Lets a vCPU go to ring 3 by SYSRET and back to a place in the code by SYSCALL, which
+    /// ask no table for what these selectors are.
+    pub fn allow_ring_3(&self, vcpu: &mut Vcpu, back: Symbol) -> Result<()> {
+        const SELECTOR_USER: u64 = 0x18 | 3;
+        let star = SELECTOR_USER << 48 | u64::from(SELECTOR_CODE) << 32;
+        vcpu.wrmsr(msr::STAR, star)??;
+        vcpu.wrmsr(msr::LSTAR, vcpu.address(back))??;
         Ok(())
     }
 

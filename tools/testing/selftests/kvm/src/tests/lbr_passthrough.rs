@@ -2,8 +2,10 @@
 //! A guest that uses the LBR has it: its accesses cause no exit, and its records
 //! are its own branches, in order, and no others.
 
+use std::iter;
+
 use anyhow::{ensure, Result};
-use kvm_selftests::guest::{self, Command, Symbol};
+use kvm_selftests::guest::{self, Command, Kind, Symbol};
 use kvm_selftests::host::Host;
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
@@ -75,22 +77,60 @@ fn expect_branches(expected: &[Branch], seen: &[Branch]) -> Result<()> {
     Ok(())
 }
 
+fn branch(vcpu: &Vcpu, kind: Kind) -> Branch {
+    Branch {
+        from: vcpu.code_address(kind.from),
+        to: vcpu.code_address(kind.to),
+    }
+}
+
 /// What remains of one branch of each kind if those are suppressed that LBR_SELECT
 /// suppresses with `select`.
 fn select(host: &Host, select: u64) -> Result<Verdict> {
     let (_vm, mut vcpu, lbr) = vcpu(host)?;
-    vcpu.forget(lbr)?;
-    vcpu.suppress(lbr, select)?;
-    vcpu.call(Symbol::Mixed, 0)?;
-    let seen = vcpu.guest_snapshot(lbr)?;
-    let mut expected: Vec<_> = guest::kinds()
+    let expected = guest::kinds()
         .into_iter()
         .filter(|kind| select & (CPL_EQ_0 | 1 << kind.bit) == 0)
-        .map(|kind| Branch {
-            from: vcpu.code_address(kind.from),
-            to: vcpu.code_address(kind.to),
+        .map(|kind| branch(&vcpu, kind))
+        .collect();
+    suppress(&mut vcpu, lbr, select, Symbol::Mixed, expected)
+}
+
+/// What remains of branches in two rings and between them.
+fn rings(host: &Host, select: u64) -> Result<Verdict> {
+    /// FROM of a branch that comes from a ring of which nothing is recorded.
+    const HIDDEN: u64 = u64::MAX;
+    let (vm, mut vcpu, lbr) = vcpu(host)?;
+    vm.allow_ring_3(&mut vcpu, Symbol::RingsBack)?;
+    let suppressed = |ring: u64| select & 1 << ring != 0;
+    let kinds = guest::ring_kinds();
+    let before = iter::once(0).chain(kinds.iter().map(|kind| kind.bit));
+    let expected = kinds
+        .iter()
+        .zip(before)
+        .filter(|(kind, _)| !suppressed(kind.bit))
+        .map(|(kind, before)| match branch(&vcpu, *kind) {
+            Branch { to, .. } if lbr.is_architectural() && suppressed(before) => {
+                Branch { from: HIDDEN, to }
+            }
+            branch => branch,
         })
         .collect();
+    suppress(&mut vcpu, lbr, select, Symbol::Rings, expected)
+}
+
+/// Fails unless `routine` leaves these branches, the oldest first, and no others.
+fn suppress(
+    vcpu: &mut Vcpu,
+    lbr: Geometry,
+    select: u64,
+    routine: Symbol,
+    mut expected: Vec<Branch>,
+) -> Result<Verdict> {
+    vcpu.forget(lbr)?;
+    vcpu.suppress(lbr, select)?;
+    vcpu.call(routine, 0)?;
+    let seen = vcpu.guest_snapshot(lbr)?;
     ensure!(
         seen.recorded(lbr) == expected.len() as u64,
         "{} branches recorded, not {}: {:x?}",
@@ -215,6 +255,27 @@ pub(crate) fn suite() -> Suite {
         suite.case(format!("select_{name}"), rule, move |host| {
             select(host, bits)
         });
+    }
+    for (name, bits, rule) in [
+        (
+            "rings",
+            0,
+            "Branches in ring 0, in ring 3 and between them are recorded.",
+        ),
+        (
+            "rings_cpl_eq_0",
+            CPL_EQ_0,
+            "CPL_EQ_0 of the filter suppresses branches that end in ring 0, and no others; a \
+             record of architectural LBR has all ones for where in ring 0 one came from.",
+        ),
+        (
+            "rings_cpl_neq_0",
+            CPL_NEQ_0,
+            "CPL_NEQ_0 of the filter suppresses branches that end in ring 3, and no others; a \
+             record of architectural LBR has all ones for where in ring 3 one came from.",
+        ),
+    ] {
+        suite.case(name, rule, move |host| rings(host, bits));
     }
     suite
         .case(
