@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #: about = "guest_lbr comes and goes: loading, unloading, refusals, nothing left behind"
-#: machines = ["haswell", "skylake"]
+#: machines = ["haswell", "skylake", "sapphire-rapids"]
 #: parts = ["module", "qemu"]
 
 ko=$guest_lbr_ko
 depth=$(cat /sys/bus/event_source/devices/cpu/caps/branches)
+# How guest_lbr and a guest's kernel call the facility.
+case $LAB_MACHINE in
+sapphire-rapids*) facility="architectural LBR" finds="Architectural LBR, .*" ;;
+*) facility="LBR format $((lbr_fmt))" finds=".*" ;;
+esac
 
 # said PATTERN: the kernel's log has such a line since the last clean.
 said() {
@@ -32,12 +37,15 @@ load_guest_lbr
 check "and says in one line what it offers" \
 	[ "$(said 'guest_lbr: ' | grep -vc taints)" = 1 ]
 check "format and depth are the host's" \
-	said "guest_lbr: LBR format $((lbr_fmt)), $depth deep, for VMs created from now on"
+	said "guest_lbr: $facility, $depth deep, for VMs created from now on"
 check_fails "insmod of a loaded module fails" insmod $ko
 check_fails "kvm_intel cannot be unloaded while guest_lbr is loaded" rmmod kvm_intel
 check "nobody uses guest_lbr" [ "$(references)" = 0 ]
 
 check "a guest starts" guest_start -- -cpu host,lbr-fmt=$lbr_fmt
+guest_run dmesg >/tmp/guest.dmesg
+# QEMU offers XSAVE of architectural LBR, too, which guests do not have.
+check "its kernel finds the LBR" grep "Performance Events: $finds$depth-deep LBR" /tmp/guest.dmesg
 check "its VM uses guest_lbr" [ "$(references)" = 1 ]
 check_fails "unloading is refused while it runs" rmmod guest_lbr
 check "guest_lbr is still there" loaded
