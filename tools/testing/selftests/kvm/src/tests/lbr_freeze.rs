@@ -184,9 +184,11 @@ fn expect_no_freeze(host: &Host, vcpu: &mut Vcpu) -> Result<Verdict> {
     PASS
 }
 
+/// Of the built-in provider.
+const RELEASED: &str = "loses a record whenever the vCPU is scheduled out";
+
 /// Returns the cases.
 pub(crate) fn suite() -> Suite {
-    const RELEASED: &str = "loses a record whenever the vCPU is scheduled out";
     const FREEZES: &str = "With FREEZE_LBRS_ON_PMI and perfmon version 2 or 3 the guest's PMI \
                            clears DEBUGCTL.LBR before its handler runs, and no branch of the \
                            handler is recorded.";
