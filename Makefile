@@ -82,7 +82,7 @@ compare: lab ## hold upstream's guest LBR and guest_lbr to the same rules, and w
 check: lab kernel-debug setup-packages ## all tests; the last line is the sum
 	@$(LAB) check
 
-check-full: lab kernel-debug setup-packages kvm-selftests ## the same and all that takes long: hours
+check-full: lab kernel-debug kernel-kasan setup-packages kvm-selftests ## the same and all that takes long: hours
 	@$(LAB) check --full
 
 mutants: emu ## break the hardware model in every way, and see tests fail: hours

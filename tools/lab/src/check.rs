@@ -226,7 +226,7 @@ pub fn check(places: &Places, options: &Options, full: bool) -> Result<bool> {
     // Beside each other, as what runs on the build machine leaves CPUs idle at times.
     let mut outcomes = Vec::new();
     let emulated = std::thread::scope(|scope| {
-        scope.spawn(|| outcomes = level::host(places, options));
+        scope.spawn(|| outcomes = level::host(places, options, full));
         emulated_levels(places, options, full)
     });
     outcomes.extend(emulated?);

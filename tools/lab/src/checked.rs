@@ -17,25 +17,35 @@ pub struct Checked {
     pub name: &'static str,
     /// How many instructions it executes where the ordinary one executes one.
     slowness: u32,
-    /// Whether `lab check` runs suites on it; if not, they are run by hand.
-    check: bool,
+    /// Which level runs suites on it.
+    level: Level,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Level {
+    /// Both, `lab check` the short ones.
+    Check,
+    /// `lab check --full`.
+    Full,
+    /// None: they are run by hand.
+    Hand,
 }
 
 static KERNELS: [Checked; 3] = [
     Checked {
         name: "kernel-debug",
         slowness: 4,
-        check: true,
+        level: Level::Check,
     },
     Checked {
         name: "kernel-kasan",
         slowness: 4,
-        check: false,
+        level: Level::Full,
     },
     Checked {
         name: "kernel-kcsan",
         slowness: 4,
-        check: false,
+        level: Level::Hand,
     },
 ];
 
@@ -70,7 +80,11 @@ fn is_short(suite: &Suite) -> bool {
 /// The suites that `lab check` runs on these kernels, with the machines: of those that are for
 /// our kernel, all if `full`, else the short ones on the first machine.
 pub fn suites(suites: &[Suite], full: bool) -> Vec<(Suite, Vec<String>)> {
-    let kernels = KERNELS.iter().filter(|kernel| kernel.check);
+    let kernels = KERNELS.iter().filter(|kernel| match kernel.level {
+        Level::Check => true,
+        Level::Full => full,
+        Level::Hand => false,
+    });
     kernels
         .flat_map(|kernel| {
             let chosen = suites
@@ -157,7 +171,10 @@ mod tests {
             [
                 "kernel-debug long skylake",
                 "kernel-debug longer skylake",
-                "kernel-debug short a+b"
+                "kernel-debug short a+b",
+                "kernel-kasan long skylake",
+                "kernel-kasan longer skylake",
+                "kernel-kasan short a+b"
             ]
         );
         assert!(suites(&all, true)

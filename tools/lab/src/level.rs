@@ -87,8 +87,9 @@ fn run_and_print(
 }
 
 /// Programs of the build machine: lints, unit tests, what the lab says of machines that do not
-/// work and of faults that are planted in kernel-debug, and packages, which are built, installed in a Debian userland and taken away again.
-pub(crate) fn host(places: &Places, options: &Options) -> Vec<Outcome> {
+/// work and of faults that are planted in kernels that check themselves, and packages, which
+/// are built, installed in a Debian userland and taken away again.
+pub(crate) fn host(places: &Places, options: &Options, full: bool) -> Vec<Outcome> {
     let mut lint = Command::new(places.top.join("scripts/lint"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut tests = Command::new(&cargo);
@@ -102,9 +103,11 @@ pub(crate) fn host(places: &Places, options: &Options) -> Vec<Outcome> {
         "--test=planted",
         "--",
         "--ignored",
-        "--skip=kasan",
         "--skip=kcsan",
     ]);
+    if !full {
+        machines.arg("--skip=kasan");
+    }
     let mut packages = Command::new(places.top.join("scripts/package/check-install"));
     packages.arg("suites");
     [
