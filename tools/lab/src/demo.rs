@@ -10,7 +10,7 @@ use crate::checked::OURS;
 use crate::ktap::{Status, Test};
 use crate::outcome::Outcome;
 use crate::places::Places;
-use crate::profile::compare::{self, BOUND, FLOOR};
+use crate::profile::compare::{self, FLOOR};
 use crate::profile::{table, Profile};
 use crate::protocol::Transcript;
 use crate::run::{self, Options};
@@ -96,8 +96,8 @@ fn call_graph(transcript: &Transcript, side: &str) -> Vec<String> {
 }
 
 /// The tests that the lab itself adds to a suite with `verdict = "profile"` on a
-/// machine with `depth` records.
-pub fn verdicts(transcript: &Transcript, depth: u8) -> Vec<Test> {
+/// machine with `depth` records, where chance explains differences up to `bound`.
+pub fn verdicts(transcript: &Transcript, depth: u8, bound: f64) -> Vec<Test> {
     let mut tests = Vec::new();
     for filter in FILTERS {
         for side in ["host", "guest"] {
@@ -110,7 +110,7 @@ pub fn verdicts(transcript: &Transcript, depth: u8) -> Vec<Test> {
         }
     }
     let objections = match both(transcript, FILTERS[0]) {
-        Ok((host, guest)) => compare::apart(&host, &guest),
+        Ok((host, guest)) => compare::apart(&host, &guest, bound),
         Err(error) => vec![format!("{error:#}")],
     };
     tests.push(test("the guest's profile is the host's".into(), objections));
@@ -137,7 +137,7 @@ fn show_file(transcript: &Transcript, name: &str, end: &str) {
 }
 
 /// Prints what was seen of guest_lbr; returns the verdict.
-fn show(outcome: &Outcome) -> Result<String> {
+fn show(outcome: &Outcome, bound: f64) -> Result<String> {
     let transcript = &outcome.transcript;
     heading("kvm_intel.lbr=off, in the guest: perf record -b");
     show_file(transcript, "refused", "# none");
@@ -156,7 +156,7 @@ fn show(outcome: &Outcome) -> Result<String> {
         show_file(transcript, &format!("{side}-callgraph"), "# callers:");
     }
     Ok(format!(
-        "{}: host {} samples, guest {} samples; largest difference {:.2} percentage points, bound {BOUND}",
+        "{}: host {} samples, guest {} samples; largest difference {:.2} percentage points, bound {bound}",
         if outcome.sum().is_success() { "PASS" } else { "FAIL" },
         host.samples,
         guest.samples,
@@ -276,7 +276,7 @@ pub fn demo(places: &Places, options: &Options, machine: &str, seed: u32) -> Res
         )
     });
     let (ours, builtin) = (ours?, builtin.transpose()?);
-    let shown = show(&ours);
+    let shown = show(&ours, compare::bound(machine));
     show_both(&ours, builtin.as_ref());
     print!("{}", ours.details());
     match shown {
@@ -336,8 +336,9 @@ pub fn spread(
     }
     let sigma = rows.iter().map(|row| row.deviation).fold(0.0, f64::max);
     println!(
-        "sigma {sigma:.3}, four sigma {:.3} percentage points; the bound in use is {BOUND}",
-        4.0 * sigma
+        "sigma {sigma:.3}, four sigma {:.3} percentage points; the bound in use is {}",
+        4.0 * sigma,
+        compare::bound(machine)
     );
     Ok(outcome.sum().is_success())
 }
@@ -378,7 +379,7 @@ mod tests {
                 .push((format!("{side}-callgraph"), callgraph("99.80%")));
         }
         let failed = |transcript: &Transcript| -> Vec<String> {
-            let tests = verdicts(transcript, 32).into_iter();
+            let tests = verdicts(transcript, 32, compare::bound("skylake")).into_iter();
             tests.filter(Test::failed).map(|test| test.name).collect()
         };
         assert_eq!(failed(&good), Vec::<String>::new());

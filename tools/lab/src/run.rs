@@ -19,6 +19,7 @@ use crate::iso;
 use crate::kept;
 use crate::outcome::{self, Outcome};
 use crate::places::Places;
+use crate::profile::compare;
 use crate::splat::Splats;
 use crate::suite::{Part, Suite, Verdict};
 
@@ -423,7 +424,8 @@ pub fn suite(
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
     if suite.verdict == Some(Verdict::Profile) {
         let depth = Machine::load(places.machine(machine)?)?.lbr.depth();
-        let verdicts = demo::verdicts(&outcome.transcript, depth);
+        let bound = compare::bound(machine);
+        let verdicts = demo::verdicts(&outcome.transcript, depth, bound);
         outcome.report.tests.extend(verdicts);
     }
     outcome::save(&outcome)?;

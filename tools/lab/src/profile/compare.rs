@@ -5,7 +5,7 @@
 //! and period, so each branch must have the same share but for chance.  How far
 //! chance goes is measured: `lab spread` profiles many seeds of the workload on
 //! both sides and prints the standard deviation of the difference for each
-//! branch.  [`BOUND`] is four times the largest of them.
+//! branch.  A machine's [`bound`] is four times the largest of them.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,24 @@ use super::{Branch, Profile};
 /// Branches below this share (in percent, on both sides) are not compared.
 pub const FLOOR: f64 = 2.0;
 
-/// Largest difference that chance explains, in percentage points: four times the
-/// largest standard deviation of `lab spread --seeds 12` on skylake with guest_lbr.
-/// That was 0.084 points (branch lfsr_cond -> lfsr_cond) at 9,473 to 9,482 samples a
-/// side, hence 0.334; the largest single difference was 0.185.  Measure anew after
-/// a change of the workload, the period or the number of samples.
-pub const BOUND: f64 = 0.34;
+/// The largest differences that chance explains, in percentage points, by machine: four times
+/// the largest standard deviation of `lab spread` there with guest_lbr, rounded up.
+///
+/// | machine | seeds | samples a side | largest deviation | largest difference |
+/// | --- | --- | --- | --- | --- |
+/// | skylake | 12 | 9,473 to 9,482 | 0.084 (lfsr_cond -> lfsr_cond) | 0.185 |
+///
+/// Measure anew after a change of the workload, the period or the number of samples.
+const BOUNDS: [(&str, f64); 1] = [("skylake", 0.34)];
+
+/// The bound of a machine, `NAME` or `NAME:CPUS:MIB`.  One that was not measured has the
+/// largest that there is.
+pub fn bound(machine: &str) -> f64 {
+    let name = machine.split(':').next().unwrap_or(machine);
+    let of = |(measured, bound): &(&str, f64)| (*measured == name).then_some(*bound);
+    let largest = || BOUNDS.iter().map(|(_, bound)| *bound).fold(0.0, f64::max);
+    BOUNDS.iter().find_map(of).unwrap_or_else(largest)
+}
 
 /// How many records fewer than the facility's depth a sample may hold on average: it
 /// is full but for the first sample of a run.  A filter that lets too much through
@@ -91,17 +103,17 @@ pub fn shallow(side: &str, profile: &Profile, depth: u8) -> Vec<String> {
     objections
 }
 
-/// Branches whose shares are further apart than [`BOUND`].
-pub fn apart(host: &Profile, guest: &Profile) -> Vec<String> {
+/// Branches whose shares are further apart than `bound`.
+pub fn apart(host: &Profile, guest: &Profile, bound: f64) -> Vec<String> {
     let rows = compare(host, guest, FLOOR);
     if rows.is_empty() {
         return vec![format!("no branch has a share of {FLOOR} %")];
     }
     rows.iter()
-        .filter(|row| row.points().abs() > BOUND)
+        .filter(|row| row.points().abs() > bound)
         .map(|row| {
             format!(
-                "{} -> {} ({} cycles): host {:.2} %, guest {:.2} %, more than {BOUND} points apart",
+                "{} -> {} ({} cycles): host {:.2} %, guest {:.2} %, more than {bound} points apart",
                 row.branch.from, row.branch.to, row.branch.cycles, row.host, row.guest
             )
         })
@@ -183,7 +195,7 @@ mod tests {
     #[test]
     fn equal_profiles_meet_no_objection() {
         let host = profile(1000, &[16000, 16000]);
-        assert_eq!(apart(&host, &host), Vec::<String>::new());
+        assert_eq!(apart(&host, &host, 0.34), Vec::<String>::new());
         assert_eq!(shallow("host", &host, 32), Vec::<String>::new());
     }
 
@@ -212,14 +224,27 @@ mod tests {
                 "f0 -> g (1 cycles): host 50.00 %, guest 0.00 %",
             ),
         ] {
-            let found = apart(&good, &guest).join("\n");
+            let found = apart(&good, &guest, 0.34).join("\n");
             assert!(found.contains(message), "{message}: {found}");
         }
         // Below the floor on both sides a difference does not matter.
         let guest = profile(1000, &[16040, 15540, 420]);
-        assert_eq!(apart(&good, &guest), Vec::<String>::new());
+        assert_eq!(apart(&good, &guest, 0.34), Vec::<String>::new());
         let empty = profile(1000, &[]);
-        assert_eq!(apart(&empty, &empty).len(), 1);
+        assert_eq!(apart(&empty, &empty, 0.34).len(), 1);
+    }
+
+    #[test]
+    fn a_machine_has_its_own_bound() {
+        let largest = BOUNDS.iter().map(|(_, bound)| *bound).fold(0.0, f64::max);
+        for (name, own) in BOUNDS {
+            assert_eq!(bound(name), own);
+            assert_eq!(bound(&format!("{name}:2:64")), own);
+            assert_eq!(bound(&format!("{name}-smp")), largest);
+        }
+        let (host, guest) = (profile(1, &[5000, 5000]), profile(1, &[5040, 4960]));
+        assert_eq!(apart(&host, &guest, 0.41), Vec::<String>::new());
+        assert_eq!(apart(&host, &guest, 0.39).len(), 2);
     }
 
     #[test]
