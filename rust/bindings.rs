@@ -271,6 +271,12 @@ extern "C" {
         type_: kernel::ffi::c_int,
         intercept: bool,
     );
+    pub fn vmx_set_intercept_for_msr_range(
+        vcpu: *mut kvm_vcpu,
+        first: __u32,
+        count: __u32,
+        intercept: bool,
+    );
     pub fn perf_guest_lbr_create_event(lbr: *mut perf_guest_lbr) -> *mut perf_event;
     pub fn perf_guest_lbr_grant(event: *mut perf_event) -> bool;
     pub fn perf_guest_lbr_park(event: *mut perf_event);

@@ -10,7 +10,9 @@ use crate::lbr::{architectural, legacy, Description, Published, Trace, MAX_DEPTH
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::{align_of, offset_of, size_of};
-use core::ptr::NonNull;
+use core::ops::Range;
+use core::ptr::{addr_of_mut, NonNull};
+use core::sync::atomic::{AtomicI32, Ordering};
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 
@@ -243,13 +245,20 @@ impl KvmVcpu {
         unsafe { !bindings::kvm_vmx_lbr_is_noncanonical(self.vcpu.as_ptr(), address) }
     }
 
-    /// Intercepts all accesses of `msr`, or none but those that the VM's MSR filter
+    /// Intercepts all accesses of these MSRs, or none but those that the VM's MSR filter
     /// denies.
-    pub(crate) fn set_intercept(&self, msr: u32, intercept: bool) {
+    pub(crate) fn set_intercept(&self, msrs: Range<u32>, intercept: bool) {
         const MSR_RW: i32 = (bindings::KVM_VMX_LBR_MSR_R | bindings::KVM_VMX_LBR_MSR_W) as i32;
-        // SAFETY: By the type invariant.
-        unsafe {
-            bindings::vmx_set_intercept_for_msr(self.vcpu.as_ptr(), msr, MSR_RW, intercept);
+        let vcpu = self.vcpu.as_ptr();
+        let first = msrs.start;
+        match msrs.end.saturating_sub(first) {
+            0 => {}
+            // SAFETY: By the type invariant.
+            1 => unsafe { bindings::vmx_set_intercept_for_msr(vcpu, first, MSR_RW, intercept) },
+            // SAFETY: By the type invariant.
+            count => unsafe {
+                bindings::vmx_set_intercept_for_msr_range(vcpu, first, count, intercept);
+            },
         }
     }
 
@@ -395,10 +404,16 @@ impl<R: LentRegisters> GuestLbrEvent<R> {
 
     /// Ends the grant, if there is one, and returns the registers. May sleep.
     pub(crate) fn park(&mut self) -> &mut R {
-        if let Some(event) = self.event {
-            // SAFETY: By the type invariant; `&mut` says that nobody asks for the grant
-            // meanwhile.
-            unsafe { bindings::perf_guest_lbr_park(event.as_ptr()) };
+        // SAFETY: The pointer is valid. perf writes the field at any moment, and as the last
+        // one when it ends the grant.
+        let cpu =
+            unsafe { AtomicI32::from_ptr(addr_of_mut!((*self.registers.head().as_ptr()).cpu)) };
+        if cpu.load(Ordering::Acquire) != bindings::PERF_GUEST_LBR_NO_CPU {
+            if let Some(event) = self.event {
+                // SAFETY: By the type invariant; `&mut` says that nobody asks for the grant
+                // meanwhile.
+                unsafe { bindings::perf_guest_lbr_park(event.as_ptr()) };
+            }
         }
         // SAFETY: The LBRs are not granted, and by the type invariant that stays so as
         // long as the result borrows `self`: perf leaves the registers alone, and so does

@@ -9,7 +9,7 @@ use crate::ffi::{
     kvm_vcpu, kvm_vmx_lbr_caps, kvm_vmx_lbr_ops, KvmVcpu, LentRegisters, RegisteredOps, VmEntry,
     KVM_VMX_LBR_ABI,
 };
-use crate::lbr::{Accessor, Description, Facility, GeneralProtection};
+use crate::lbr::{Accessor, Debugctl, Description, Facility, GeneralProtection};
 use crate::vcpu::Vcpu;
 use core::mem::size_of;
 use core::ptr::NonNull;
@@ -159,8 +159,9 @@ operation!(
     set_msr(msr: u32, value: u64, host_initiated: bool) -> c_int,
     |life, kvm, perf| outcome(life.set_msr(kvm, perf, msr, value, accessor(host_initiated)))
 );
-operation!(debugctl_written(_debugctl: u64), |life, kvm, perf| life
-    .control_written(kvm, perf));
+operation!(debugctl_written(debugctl: u64), |life, kvm, perf| {
+    life.debugctl_written(kvm, perf, Debugctl::from_raw(debugctl));
+});
 operation!(deliver_pmi(version: u32), |life, kvm, _| life.deliver_pmi(kvm, version));
 operation!(service(new_slice: bool), |life, kvm, perf| life.service(kvm, perf, new_slice));
 operation!(enter(), |life, kvm, perf| {

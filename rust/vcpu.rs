@@ -5,6 +5,7 @@
 use crate::ffi::{self, GuestLbrEvent, KvmVcpu, LentRegisters};
 use crate::lbr::architectural::Ctl;
 use crate::lbr::{Debugctl, Facility, Kvm, Lifecycle, Published, Trace};
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// The LBR of one vCPU.
@@ -59,8 +60,8 @@ impl Kvm for KvmVcpu {
         KvmVcpu::request_service(self);
     }
 
-    fn set_intercept(&mut self, msr: u32, intercept: bool) {
-        KvmVcpu::set_intercept(self, msr, intercept);
+    fn set_intercept(&mut self, msrs: Range<u32>, intercept: bool) {
+        KvmVcpu::set_intercept(self, msrs, intercept);
     }
 
     fn is_canonical(&self, address: u64) -> bool {

@@ -181,4 +181,8 @@ __u32 kvm_vmx_lbr_vcpu_id(struct kvm_vcpu *vcpu);
 void vmx_set_intercept_for_msr(struct kvm_vcpu *vcpu, __u32 msr, int type,
 			       bool intercept);
 
+/* The same for all accesses of @count MSRs from @first on, none above 1FFFH. */
+void vmx_set_intercept_for_msr_range(struct kvm_vcpu *vcpu, __u32 first, __u32 count,
+				     bool intercept);
+
 #endif /* _LINUX_KVM_VMX_LBR_H */

@@ -8,6 +8,7 @@ pub mod legacy;
 use core::fmt::Debug;
 use core::ops::Range;
 
+use super::debugctl::Debugctl;
 use super::platform::{Kvm, Perf};
 
 /// The greatest depth of any LBR facility, in records.
@@ -73,14 +74,18 @@ pub trait Facility: Clone + Debug {
     /// Returns whether the guest wants branches recorded.
     fn is_recording(kvm: &impl Kvm) -> bool;
 
+    /// Returns whether this `IA32_DEBUGCTL` says so.
+    fn records_by(debugctl: Debugctl) -> bool;
+
     /// Freezes the LBRs if a PMI does so for a guest of this `CPUID.0AH` version.
     fn freeze(kvm: &mut impl Kvm, version: u32);
 
     /// Returns the register that has the number `msr`, if it is one of ours.
     fn register(&self, msr: u32) -> Option<Self::Register>;
 
-    /// Returns the numbers of the MSRs that are passed through while the LBRs are granted.
-    fn passed_through(&self) -> impl Iterator<Item = u32>;
+    /// Returns the numbers of the MSRs that are passed through while the LBRs are granted, in
+    /// ranges, which may be empty.
+    fn passed_through(&self) -> impl Iterator<Item = Range<u32>>;
 
     /// Returns the number of the one that is passed through as well, unless the LBRs are
     /// frozen.
@@ -128,4 +133,13 @@ fn records(first: u32, depth: u32) -> Range<u32> {
 fn index(msr: u32, first: u32, depth: u32) -> Option<usize> {
     let index = msr.checked_sub(first).filter(|i| *i < depth)?;
     usize::try_from(index).ok()
+}
+
+/// Reads an LBR MSR of this CPU, if its LBRs are granted. Userspace mostly reads all of them,
+/// which is cheaper from a copy.
+fn read<R>(perf: &mut impl Perf<Records = R>, msr: u32, accessor: Accessor) -> Option<u64> {
+    match accessor {
+        Accessor::Guest => perf.read(msr),
+        Accessor::Userspace => None,
+    }
 }

@@ -8,6 +8,8 @@
 //! [`include/linux/kvm_vmx_lbr.h`]: srctree/include/linux/kvm_vmx_lbr.h
 //! [`include/linux/perf_guest_lbr.h`]: srctree/include/linux/perf_guest_lbr.h
 
+use core::ops::Range;
+
 use super::debugctl::Debugctl;
 use super::facility::architectural::Ctl;
 
@@ -65,9 +67,9 @@ pub trait Kvm {
     /// Has [`Lifecycle::service`](super::Lifecycle::service) called before the next
     /// VM-Entry; the one after, if a VM-Entry is imminent.
     fn request_service(&mut self);
-    /// Intercepts all accesses of `msr`, or none but those that the VM's MSR filter
+    /// Intercepts all accesses of these MSRs, or none but those that the VM's MSR filter
     /// denies.
-    fn set_intercept(&mut self, msr: u32, intercept: bool);
+    fn set_intercept(&mut self, msrs: Range<u32>, intercept: bool);
     /// Returns whether the vCPU's linear addresses can hold `address`.
     fn is_canonical(&self, address: u64) -> bool;
     /// Returns the time in jiffies.

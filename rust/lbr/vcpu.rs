@@ -2,6 +2,7 @@
 
 //! One vCPU's LBR life: all that is decided, and in which order.
 
+use super::debugctl::Debugctl;
 use super::facility::{Accessor, Description, Facility, GeneralProtection};
 use super::platform::{Kvm, Perf, Published, Trace};
 
@@ -183,12 +184,20 @@ impl<F: Facility> Lifecycle<F> {
         Ok(())
     }
 
-    /// The MSR that makes the guest record branches may have been written, by whomever.
-    pub fn control_written(
+    /// `IA32_DEBUGCTL` was written, by whomever.
+    pub fn debugctl_written(
         &mut self,
         kvm: &mut impl Kvm,
         perf: &mut impl Perf<Records = F::Records>,
+        debugctl: Debugctl,
     ) {
+        if self.is_enabled() && F::records_by(debugctl) {
+            self.wanted(kvm, perf);
+        }
+    }
+
+    /// The MSR that makes the guest record branches may have been written.
+    fn control_written(&mut self, kvm: &mut impl Kvm, perf: &mut impl Perf<Records = F::Records>) {
         if self.is_enabled() && F::is_recording(kvm) {
             self.wanted(kvm, perf);
         }
@@ -293,14 +302,14 @@ impl<F: Facility> Lifecycle<F> {
     }
 
     fn intercept(&self, kvm: &mut impl Kvm, intercept: bool) {
-        for msr in self.facility.passed_through() {
-            kvm.set_intercept(msr, intercept);
+        for msrs in self.facility.passed_through() {
+            kvm.set_intercept(msrs, intercept);
         }
     }
 
     fn intercept_control(&self, kvm: &mut impl Kvm, intercept: bool) {
         if let Some(msr) = self.facility.control() {
-            kvm.set_intercept(msr, intercept);
+            kvm.set_intercept(msr..msr + 1, intercept);
         }
     }
 

@@ -2,7 +2,10 @@
 
 //! Architectural LBR, see the manual's chapter *Last Branch Records*.
 
+use core::ops::Range;
+
 use super::{index, records, Accessor, Description, GeneralProtection, MAX_DEPTH};
+use crate::lbr::debugctl::Debugctl;
 use crate::lbr::platform::{Kvm, Perf};
 
 /// `IA32_PERF_CAPABILITIES.LBR_FMT` of architectural LBR.
@@ -294,6 +297,11 @@ impl super::Facility for Facility {
         kvm.ctl().lbren()
     }
 
+    /// `IA32_LBR_CTL` does.
+    fn records_by(_: Debugctl) -> bool {
+        false
+    }
+
     fn freeze(kvm: &mut impl Kvm, version: u32) {
         let ctl = kvm.ctl();
         if ctl.lbren() && kvm.debugctl().freezes(version) {
@@ -318,16 +326,19 @@ impl super::Facility for Facility {
         })
     }
 
-    fn passed_through(&self) -> impl Iterator<Item = u32> {
-        let depth_register = self.is_like_host().then_some(IA32_LBR_DEPTH);
+    fn passed_through(&self) -> impl Iterator<Item = Range<u32>> {
+        let depth_register = u32::from(self.is_like_host());
         // The hardware refuses what is beyond the depth.
         let depth = self.host.greatest_depth();
-        let ler = [IA32_LER_FROM_IP, IA32_LER_TO_IP, IA32_LER_INFO];
-        [self.from, self.to, self.info]
-            .into_iter()
-            .flat_map(move |first| records(first, depth))
-            .chain(depth_register)
-            .chain(ler)
+        [
+            records(self.from, depth),
+            records(self.to, depth),
+            records(self.info, depth),
+            records(IA32_LBR_DEPTH, depth_register),
+            IA32_LER_FROM_IP..IA32_LER_TO_IP + 1,
+            records(IA32_LER_INFO, 1),
+        ]
+        .into_iter()
     }
 
     fn control(&self) -> Option<u32> {
@@ -364,10 +375,7 @@ impl super::Facility for Facility {
             return Ok(kvm.ctl().0);
         }
         self.check_depth(perf, register, accessor)?;
-        Ok(match perf.read(msr) {
-            Some(value) => value,
-            None => perf.park().get(register),
-        })
+        Ok(super::read(perf, msr, accessor).unwrap_or_else(|| perf.park().get(register)))
     }
 
     /// A guest's write of `IA32_LBR_DEPTH` empties the records. Userspace's does not, since

@@ -3,7 +3,10 @@
 //! The LBR facility of CPUs without architectural LBR, see the manual's chapter *Debug,
 //! Branch Profile, TSC, and Intel Resource Director Technology Features*.
 
+use core::ops::Range;
+
 use super::{index, records, Accessor, Description, GeneralProtection, MAX_DEPTH};
+use crate::lbr::debugctl::Debugctl;
 use crate::lbr::platform::{Kvm, Perf};
 
 const MSR_LBR_SELECT: u32 = 0x1c8;
@@ -237,7 +240,11 @@ impl super::Facility for Facility {
     fn reset_control(_: &mut impl Kvm) {}
 
     fn is_recording(kvm: &impl Kvm) -> bool {
-        kvm.debugctl().lbr()
+        Self::records_by(kvm.debugctl())
+    }
+
+    fn records_by(debugctl: Debugctl) -> bool {
+        debugctl.lbr()
     }
 
     fn freeze(kvm: &mut impl Kvm, version: u32) {
@@ -266,7 +273,7 @@ impl super::Facility for Facility {
         index(self.info).map(Register::Info)
     }
 
-    fn passed_through(&self) -> impl Iterator<Item = u32> {
+    fn passed_through(&self) -> impl Iterator<Item = Range<u32>> {
         let info = if self.info == 0 { 0 } else { self.depth };
         [
             MSR_LBR_SELECT..MSR_LBR_TOS + 1,
@@ -275,10 +282,9 @@ impl super::Facility for Facility {
             records(self.info, info),
         ]
         .into_iter()
-        .flatten()
     }
 
-    /// `IA32_DEBUGCTL` is always intercepted.
+    /// KVM itself passes reads of `IA32_DEBUGCTL` through.
     fn control(&self) -> Option<u32> {
         None
     }
@@ -310,12 +316,9 @@ impl super::Facility for Facility {
         perf: &mut impl Perf<Records = Records>,
         msr: u32,
         register: Register,
-        _: Accessor,
+        accessor: Accessor,
     ) -> Result<u64, GeneralProtection> {
-        Ok(match perf.read(msr) {
-            Some(value) => value,
-            None => perf.park().get(register),
-        })
+        Ok(super::read(perf, msr, accessor).unwrap_or_else(|| perf.park().get(register)))
     }
 
     fn write(

@@ -356,7 +356,7 @@ proptest! {
     fn all_registers_are_passed_through(msr in 0..0x1000u32) {
         for description in [SKYLAKE, HASWELL] {
             let facility = facility(description);
-            let passed = facility.passed_through().any(|passed| passed == msr);
+            let passed = facility.passed_through().any(|passed| passed.contains(&msr));
             prop_assert_eq!(passed, facility.register(msr).is_some());
         }
     }

@@ -3,6 +3,7 @@
 //! KVM as its contract header describes it.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use lbr::architectural::Ctl;
 use lbr::{Debugctl, Description, Kvm, Published, Trace};
@@ -121,13 +122,15 @@ impl<F: Hardware> Kvm for KvmSide<F> {
         self.requested = true;
     }
 
-    fn set_intercept(&mut self, msr: u32, intercept: bool) {
-        self.flips += 1;
-        let bit = 1 << index::<F>(msr);
-        if intercept || self.denied == Some(msr) {
-            self.passed &= !bit;
-        } else {
-            self.passed |= bit;
+    fn set_intercept(&mut self, msrs: Range<u32>, intercept: bool) {
+        for msr in msrs {
+            self.flips += 1;
+            let bit = 1 << index::<F>(msr);
+            if intercept || self.denied == Some(msr) {
+                self.passed &= !bit;
+            } else {
+                self.passed |= bit;
+            }
         }
     }
 

@@ -365,17 +365,14 @@ fn stopped_records_are_kept<F: Hardware>() {
 
 fn all_registers_cost_one_trip<F: Hardware>() {
     let mut row = Row::<F>::recording();
-    let mut trips = 0;
-    for msr in msrs::<F>() {
-        row.does(Action::Get { thread: 1, msr });
-        trips += row.0.perf.trips;
-    }
-    assert_eq!(trips, 1);
-    // And none on the CPU that has them.
-    row.runs(Guest::Nothing);
-    for msr in msrs::<F>() {
-        row.does(Action::Get { thread: 0, msr });
-        assert_eq!(row.0.perf.trips, 0);
+    for thread in [1, 0] {
+        let mut trips = 0;
+        for msr in msrs::<F>() {
+            row.does(Action::Get { thread, msr });
+            trips += row.0.perf.trips;
+        }
+        assert_eq!(trips, 1, "thread {thread}");
+        row.runs(Guest::Nothing);
     }
 }
 

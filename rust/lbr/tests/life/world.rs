@@ -355,7 +355,7 @@ impl<F: Hardware> World<F> {
         self.kvm.controls.debugctl = debugctl.into_raw();
         self.reference.controls.debugctl = debugctl.into_raw();
         let (life, kvm, mut perf) = self.called_on(thread);
-        life.control_written(kvm, &mut perf);
+        life.debugctl_written(kvm, &mut perf, debugctl);
     }
 
     fn set_frozen(&mut self, frozen: bool) {

@@ -240,6 +240,37 @@ pub fn suspend() -> Result<()> {
     fs::write(POWER_STATE, "mem").context("the host does not suspend to RAM")
 }
 
+const FREEZE_ON_SMI: &str = "/sys/devices/cpu/freeze_on_smi";
+
+/// Whether the host's counters and LBR stop in SMM, for as long as this lives. Then the host
+/// has a bit set in IA32_DEBUGCTL that no guest may see.
+#[derive(Debug)]
+pub struct FreezeOnSmi {
+    before: String,
+}
+
+impl FreezeOnSmi {
+    /// Says whether.
+    pub fn set(on: bool) -> Result<Self> {
+        let before = fs::read_to_string(FREEZE_ON_SMI)
+            .with_context(|| format!("{FREEZE_ON_SMI} cannot be read"))?;
+        fs::write(FREEZE_ON_SMI, if on { "1" } else { "0" })
+            .with_context(|| format!("{FREEZE_ON_SMI} cannot be written"))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for FreezeOnSmi {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(FREEZE_ON_SMI, self.before.trim_end()) {
+            eprintln!(
+                "# {FREEZE_ON_SMI} is not {} again: {error}",
+                self.before.trim_end()
+            );
+        }
+    }
+}
+
 fn online_file(cpu: usize) -> PathBuf {
     format!("/sys/devices/system/cpu/cpu{cpu}/online").into()
 }

@@ -5,8 +5,9 @@
 use std::iter;
 
 use anyhow::{ensure, Result};
-use kvm_selftests::guest::{self, Command, Kind, Symbol};
-use kvm_selftests::host::Host;
+use kvm_ioctls::MsrFilterRangeFlags;
+use kvm_selftests::guest::{self, Command, Kind, Symbol, GP};
+use kvm_selftests::host::{FreezeOnSmi, Host};
 use kvm_selftests::ktap::{Suite, Verdict, PASS};
 use kvm_selftests::msr::{self, Branch, Geometry};
 use kvm_selftests::rules::{DEBUG, OWNERSHIP};
@@ -44,9 +45,93 @@ fn no_exits(host: &Host) -> Result<Verdict> {
         exits <= EXIT_NOISE,
         "{exits} exits by writing LBR registers"
     );
-    let always = [Command::Rdmsr(msr::DEBUGCTL); 100];
-    let exits = vcpu.exits_of(&always)?;
-    ensure!(exits >= 100, "DEBUGCTL is not intercepted: {exits} exits");
+    PASS
+}
+
+/// Reads of DEBUGCTL, with the host's FREEZE_IN_SMM: what the guest wrote, and whether that
+/// takes exits.
+fn reads_of_debugctl(host: &Host, freeze_in_smm: bool) -> Result<Verdict> {
+    const READS: usize = 500;
+    const FREEZE: u64 = msr::DEBUGCTL_FREEZE_LBRS_ON_PMI;
+    let _host = FreezeOnSmi::set(freeze_in_smm)?;
+    let (_vm, mut vcpu, lbr) = vcpu(host)?;
+    // With architectural LBR the bit cannot be set.
+    let record = if lbr.is_architectural() {
+        0
+    } else {
+        msr::DEBUGCTL_LBR
+    };
+    // The hardware has no FREEZE while the guest records, and with architectural LBR never.
+    let hidden = if lbr.is_architectural() {
+        FREEZE
+    } else {
+        record | FREEZE
+    };
+    vcpu.record(true)?;
+    vcpu.expect_passthrough(lbr)?;
+    for value in [
+        0,
+        record,
+        FREEZE,
+        record | FREEZE,
+        0,
+        record | FREEZE,
+        FREEZE,
+    ] {
+        vcpu.wrmsr(msr::DEBUGCTL, value)??;
+        let mut seen = Vec::new();
+        let exits = vcpu.exits_while(|vcpu| {
+            seen = vcpu.run(&[Command::Rdmsr(msr::DEBUGCTL); READS])?;
+            Ok(())
+        })?;
+        let other = seen.iter().find(|seen| **seen != Ok(value));
+        ensure!(
+            other.is_none(),
+            "the guest reads DEBUGCTL as {other:x?}, not {value:#x}"
+        );
+        match freeze_in_smm || value & hidden == hidden {
+            true => ensure!(
+                exits >= READS as u64,
+                "{exits} exits by {READS} reads of DEBUGCTL, of which the hardware has another \
+                 value than {value:#x}"
+            ),
+            false => ensure!(
+                exits <= EXIT_NOISE,
+                "{exits} exits by {READS} reads of DEBUGCTL, of which the hardware has the \
+                 value {value:#x}"
+            ),
+        }
+    }
+    PASS
+}
+
+/// The filter is obeyed for DEBUGCTL as well.
+fn denied_reads_of_debugctl(host: &Host) -> Result<Verdict> {
+    let _host = FreezeOnSmi::set(false)?;
+    let (vm, mut vcpu, lbr) = vcpu(host)?;
+    vcpu.record(true)?;
+    vcpu.expect_passthrough(lbr)?;
+    for _ in 0..2 {
+        vm.deny_msrs(&[msr::DEBUGCTL], MsrFilterRangeFlags::READ)?;
+        let denied = vcpu.rdmsr(msr::DEBUGCTL)?;
+        ensure!(
+            denied == Err(GP),
+            "RDMSR DEBUGCTL gave {denied:x?}, it is denied"
+        );
+        // What a denied read is passed through for must not be forgotten.
+        vcpu.record(false)?;
+        vcpu.record(true)?;
+        let denied = vcpu.rdmsr(msr::DEBUGCTL)?;
+        ensure!(
+            denied == Err(GP),
+            "RDMSR DEBUGCTL gave {denied:x?}, it is still denied"
+        );
+        vm.deny_msrs(&[], MsrFilterRangeFlags::READ)?;
+        ensure!(
+            vcpu.rdmsr(msr::DEBUGCTL)?.is_ok(),
+            "RDMSR DEBUGCTL is still denied"
+        );
+    }
     PASS
 }
 
@@ -284,6 +369,23 @@ pub(crate) fn suite() -> Suite {
             call_stack,
         )
         .by(OWNERSHIP)
+        .case(
+            "debugctl_reads",
+            "Reads of IA32_DEBUGCTL give what was written, and cause no VM exit while the hardware \
+             has just that and the host does not freeze in SMM.",
+            |host| reads_of_debugctl(host, false),
+        )
+        .builtin_fails("its guests' reads always exit")
+        .case(
+            "debugctl_reads_beside_freeze_in_smm",
+            "Reads of IA32_DEBUGCTL give what was written, and never the host's FREEZE_IN_SMM.",
+            |host| reads_of_debugctl(host, true),
+        )
+        .case(
+            "debugctl_reads_denied",
+            "An MSR filter that denies reads of IA32_DEBUGCTL is obeyed at once.",
+            denied_reads_of_debugctl,
+        )
         .case(
             "counter_of_the_virtual_event",
             "A guest's counter does not take the LBR from its own guest, whatever event it \
