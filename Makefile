@@ -9,7 +9,7 @@ FLAVOUR ?= lab
 MACHINE ?= skylake
 
 .PHONY: help setup kernel kernel-vanilla kernel-debug kernel-kasan kernel-kcsan modules emu clients \
-	lab shell demo conform compare check check-full mutants mutants-lbr kvm-selftests lint bindings \
+	lab shell demo conform compare bench check check-full mutants mutants-lbr kvm-selftests lint bindings \
 	setup-packages setup-clang deb dist rpm check-packages check-release htmldocs clean
 
 help: ## list the targets
@@ -78,6 +78,9 @@ conform: emu ## hold bare emulated CPUs to the rules of Intel's manual
 
 compare: lab ## hold upstream's guest LBR and guest_lbr to the same rules, and write the table
 	@$(LAB) compare
+
+bench: lab ## measure what guest LBR costs, in instructions and VM exits, and write the tables
+	@$(LAB) bench
 
 check: lab kernel-debug setup-packages ## all tests; the last line is the sum
 	@$(LAB) check

@@ -14,6 +14,7 @@ pub mod check;
 pub mod checked;
 pub mod compare;
 pub mod conform;
+pub mod costs;
 pub mod cpio;
 pub mod demo;
 pub mod emulator;

@@ -12,6 +12,7 @@ use lab::bench;
 use lab::check;
 use lab::compare;
 use lab::conform;
+use lab::costs::{self, What};
 use lab::demo::{self, Provider};
 use lab::level;
 use lab::mutants;
@@ -41,6 +42,20 @@ struct Arguments {
 enum Command {
     /// Name the machines and the suites
     List,
+    /// Measure what guest LBR costs, in executed instructions and VM exits
+    Bench {
+        /// Machines; without any, all that have figures
+        machines: Vec<String>,
+        /// Measure single operations only, no profiles of fixed work
+        #[arg(long)]
+        single: bool,
+        /// Take what guest_lbr costs now as what `lab check` holds it to
+        #[arg(long)]
+        accept: bool,
+        /// Measure guest_lbr of another commit as well
+        #[arg(long, value_name = "REV")]
+        against: Option<String>,
+    },
     /// Boot a machine, show its kernel log and switch it off
     Boot {
         /// A machine, as `lab list` names it, or the path of a description
@@ -266,6 +281,20 @@ fn command(arguments: Arguments) -> Result<ExitCode> {
         )),
         Command::Compare { machines, .. } => {
             Ok(verdict(compare::compare(&places, &options, &machines)?))
+        }
+        Command::Bench {
+            machines,
+            single,
+            accept,
+            against,
+        } => {
+            let what = What {
+                machines,
+                single,
+                accept,
+                against,
+            };
+            Ok(verdict(costs::bench(&places, &options, &what)?))
         }
         Command::Mutants { filters } => Ok(verdict(mutants::mutants(&places, &options, &filters)?)),
         Command::Check { full } => Ok(verdict(check::check(&places, &options, full)?)),

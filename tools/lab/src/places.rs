@@ -392,6 +392,11 @@ impl Places {
         Ok(names)
     }
 
+    /// The build products that were named.
+    pub fn products(&self) -> Products {
+        self.products.clone()
+    }
+
     /// The folder of machine descriptions.
     pub fn machines(&self) -> PathBuf {
         self.top.join("tools/emu/machines")

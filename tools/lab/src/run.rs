@@ -12,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::bochsrc::{self, Console};
 use crate::checked::{self, OURS};
+use crate::costs;
 use crate::demo;
 use crate::emulator::{Emulator, End, Flow, Limit, Output};
 use crate::initramfs::{self, Job};
@@ -422,12 +423,15 @@ pub fn suite(
         End::Failed(_) => None,
     };
     let mut outcome = outcome::judge(title, &suite.allow, &stream, &console, end, time, files.log);
-    if suite.verdict == Some(Verdict::Profile) {
-        let depth = Machine::load(places.machine(machine)?)?.lbr.depth();
-        let bound = compare::bound(machine);
-        let verdicts = demo::verdicts(&outcome.transcript, depth, bound);
-        outcome.report.tests.extend(verdicts);
-    }
+    let verdicts = match suite.verdict {
+        Some(Verdict::Profile) => {
+            let depth = Machine::load(places.machine(machine)?)?.lbr.depth();
+            demo::verdicts(&outcome.transcript, depth, compare::bound(machine))
+        }
+        Some(Verdict::Costs) => costs::verdicts(places, machine, &outcome.log),
+        None => Vec::new(),
+    };
+    outcome.report.tests.extend(verdicts);
     outcome::save(&outcome)?;
     if let Some(run) = run {
         run.save(&outcome.log)?;

@@ -35,6 +35,8 @@ pub enum Part {
 pub enum Verdict {
     /// Compare the host's profiles with the guest's.
     Profile,
+    /// Compare what guest_lbr costs with what it may.
+    Costs,
 }
 
 #[derive(Debug, Deserialize)]

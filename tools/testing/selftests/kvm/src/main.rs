@@ -9,6 +9,7 @@ use clap::Parser;
 use kvm_selftests::host::{Provider, Random};
 use kvm_selftests::ktap::Options;
 
+mod bench;
 mod tests;
 
 use tests::{Action, ALL};

@@ -61,4 +61,5 @@ pub(crate) const ALL: &[(&str, Action)] = &[
     ("lbr_disturb_vmm", Action::Print(lbr_disturb::vmm)),
     ("lbr_unload", Action::Test(lbr_unload::suite)),
     ("answers", Action::Print(answers::print)),
+    ("bench", Action::Print(crate::bench::print)),
 ];
