@@ -171,7 +171,7 @@ pub fn single(counts: &Counts, place: &Place) -> Result<Vec<Figure>> {
 }
 
 /// How much work a profile's sections do: once, and twice.
-const STEPS: [&str; 2] = ["200000", "400000"];
+const STEPS: [&str; 2] = ["100000", "200000"];
 
 /// What the second half of the work costs: what only the start of perf costs is not in it.
 fn second_half<'a>(counts: &'a Counts, what: &str) -> Option<[&'a Cpu; 2]> {

@@ -284,7 +284,9 @@ fn save(places: &Places, figures: &[Figure], complete: bool) -> Result<()> {
         for (name, _) in PICTURES {
             let from = folder.join(format!("{SHOWN}-{name}.svg"));
             let to = format!("_static/costs-{SHOWN}-{name}.svg");
-            fs::copy(from, documentation.join(to))?;
+            let licence = "<!-- SPDX-License-Identifier: GPL-2.0-only -->\n";
+            let picture = licence.to_owned() + &fs::read_to_string(from)?;
+            fs::write(documentation.join(to), picture)?;
         }
         println!("the documentation says so now");
     }
@@ -331,7 +333,7 @@ pub fn bench(places: &Places, options: &Options, what: &What) -> Result<bool> {
     if figures.is_empty() {
         bail!("nothing was measured");
     }
-    let complete = what.machines.is_empty() && !what.single;
+    let complete = what.machines.is_empty();
     save(places, &figures, complete)?;
     if let Some(revision) = &what.against {
         let theirs = other(places, revision)?;

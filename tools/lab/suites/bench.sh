@@ -34,7 +34,7 @@ profile() {
 	shift 2
 	run=
 	[ "$side" != guest ] || run=guest_run
-	for steps in 200000 400000; do
+	for steps in 100000 200000; do
 		note "step: $side, $how, $steps"
 		section=$side-$how.$steps
 		counters start "$section" >/dev/null

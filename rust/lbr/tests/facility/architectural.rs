@@ -116,8 +116,20 @@ fn a_guest_has_the_hosts_leaf_or_less() {
         (ecx(0xf), false),
         (ecx(0x1_0007), false),
         // The same bit of two.
-        (Leaf { ebx: 0x17, ..eax(0x4000_001b) }, false),
-        (Leaf { ecx: 0xf, ..ebx(0xf) }, false),
+        (
+            Leaf {
+                ebx: 0x17,
+                ..eax(0x4000_001b)
+            },
+            false,
+        ),
+        (
+            Leaf {
+                ecx: 0xf,
+                ..ebx(0xf)
+            },
+            false,
+        ),
     ] {
         let guest = facility(HOST).for_guest(&with(leaf));
         assert_eq!(guest.is_some(), has, "{leaf:x?}");
